@@ -1,0 +1,13 @@
+"""gunicorn as Keyledger wants it; host, port and number of workers come from `./scripts/server` or the command line."""
+
+worker_class = "sync"  # nearly twice the requests of gthread here: they are short and wait for one fsync at most
+timeout = 30  # seconds in one request until its worker is replaced; what the app asks of others times out sooner
+graceful_timeout = 20  # seconds that requests get to finish after SIGTERM; systemd waits 90, docker 10 unless told
+accesslog = None  # the app logs its requests itself, with license keys and addresses masked
+control_socket_disable = True  # its path in $HOME is shared by every gunicorn of this user, and nothing here uses it
+preload_app = False  # each worker makes its own locks and descriptors after the fork; shared ones would not lock
+
+# Left as gunicorn has them, on purpose:
+# forwarded_allow_ips   whom to believe about the client's address is TRUSTED_PROXIES, decided in the app
+# worker_tmp_dir        the heartbeat file is only touched, never synced: any folder serves
+# keepalive             sync workers close every connection; the proxy in front keeps them open
