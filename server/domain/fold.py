@@ -1,0 +1,203 @@
+"""The fold: a license's commercial state as a function of the *set* of its purchase's entries.
+
+Nothing here depends on the order in which entries came in. The platform's time decides, then rank, then event_id, and
+only among events that can undo each other (a failed payment and the renewal after it). Refunds and disputes are undone
+by their own counterpart alone, whenever it comes. What an entry decided is read from it, never from today's catalogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+
+import msgspec
+
+from server.domain.license import License, PlanChange, Reason
+from server.domain.purchase import CHARGES, ISSUING, Entry, EventKind, Grant
+
+_STOPS = {
+    EventKind.PAYMENT_FAILED: Reason.PAYMENT_FAILED,
+    EventKind.SUBSCRIPTION_ENDED: Reason.ENDED,
+}
+_RESTARTS = frozenset({EventKind.UNCANCELLATION, EventKind.SUBSCRIPTION_RESTARTED})
+
+
+def fold(entries: Iterable[Entry]) -> dict[str, License]:
+    """The licenses of one purchase by key, without devices and usage; empty while nothing was issued."""
+    live = _latest_revisions(entries)
+    return dict(pair for root in _roots(live) for pair in _Lineage(root, live).records())
+
+
+def blocking(entries: Iterable[Entry], license_key: str) -> tuple[str, ...]:
+    """The event_ids that keep this license inactive: what a reinstatement by the owner has to override."""
+    live = _latest_revisions(entries)
+    for root in _roots(live):
+        lineage = _Lineage(root, live)
+        if license_key in lineage.keys:
+            return tuple(sorted({entry.event_id for _, entry in lineage.blocks()}))
+    return ()
+
+
+def _latest_revisions(entries: Iterable[Entry]) -> list[Entry]:
+    found: dict[str, Entry] = {}
+    for entry in entries:
+        known = found.get(entry.identity)
+        if known is None or entry.revision > known.revision:
+            found[entry.identity] = entry
+    live = (entry for entry in found.values() if entry.event is not EventKind.IGNORED)
+    return sorted(live, key=lambda entry: entry.order_key)
+
+
+def _roots(live: list[Entry]) -> list[str]:
+    """The first key of each license that this purchase issued."""
+    return list(dict.fromkeys(g.license_key for e in live if e.event in ISSUING for g in e.grants))
+
+
+class _Lineage:
+    """One license through its keys: the first one and those that replaced it. `live` is in order."""
+
+    def __init__(self, root: str, live: list[Entry]) -> None:
+        replaced = {grant.replaces: grant.license_key for entry in live for grant in entry.grants if grant.replaces}
+        self.keys = [root]
+        while self.keys[-1] in replaced:
+            self.keys.append(replaced[self.keys[-1]])
+        owned = [e for e in live if not e.event.startswith("owner_") or set(self.keys) & set(e.license_keys)]
+        overridden = {event_id for entry in owned for event_id in entry.overrides}
+        self.entries = [e for e in owned if e.event_id not in overridden or e.event in CHARGES]
+        self.alone = len(_roots(live)) == 1
+        self.origin = next(e for e in live if e.event in ISSUING and any(g.license_key == root for g in e.grants))
+        self.first = next(g for g in self.origin.grants if g.license_key == root)
+        self.charges = [e for e in self.entries if e.event in CHARGES and self.grant_in(e)]
+
+    def of(self, kind: EventKind) -> Iterator[Entry]:
+        return (entry for entry in self.entries if entry.event is kind)
+
+    def grant_in(self, entry: Entry) -> Grant | None:
+        """The part of an entry that is about this license: by key, else by product, else the only one there is."""
+        for grant in entry.grants:
+            if grant.license_key in self.keys:
+                return grant
+        for grant in entry.grants:
+            if grant.product_id == self.first.product_id:
+                return grant
+        return entry.grants[0] if self.alone and len(entry.grants) == 1 else None
+
+    # ------------------------------------------------------------------------------------------- what went wrong
+    def blocks(self) -> list[tuple[Reason, Entry]]:
+        """Every reason why the license is not active, with the entry that says so; the strongest first."""
+        found = [(Reason.REVOKED, entry) for entry in self.of(EventKind.OWNER_REVOKE)]
+        found += [(Reason.SUSPENDED, entry) for entry in self.of(EventKind.OWNER_SUSPEND)]
+        found += [(Reason.REFUNDED, entry) for entry in self.refunds() if self.hits(entry, self.origin)]
+        found += [(Reason.CHARGEBACK, entry) for entry in self.of(EventKind.DISPUTE_LOST)]
+        won = {_incident(entry) for entry in self.of(EventKind.DISPUTE_WON)}
+        found += [(Reason.DISPUTED, entry) for entry in self.of(EventKind.DISPUTE) if _incident(entry) not in won]
+        found += [(_STOPS[e.event], e) for e in self.entries if e.event in _STOPS and not self.lifted(e)]
+        strength = list(Reason)
+        return sorted(found, key=lambda pair: (strength.index(pair[0]), pair[1].order_key))
+
+    def refunds(self) -> list[Entry]:
+        failed = {_incident(entry) for entry in self.of(EventKind.REFUND_FAILED)}
+        return [entry for entry in self.of(EventKind.REFUND) if _incident(entry) not in failed]
+
+    def hits(self, refund: Entry, charge: Entry) -> bool:
+        return bool(_charge_names(refund) & _charge_names(charge))
+
+    def unrefunded(self) -> list[Entry]:
+        refunds = self.refunds()
+        return [charge for charge in self.charges if not any(self.hits(refund, charge) for refund in refunds)]
+
+    def lifted(self, stop: Entry) -> bool:
+        """Whether a later charge or restart undid a failed payment, an end or a cancellation.
+
+        A cancellation without a moment of its own only says when the paid period ends: any restart undoes it, and a
+        charge only when it is for the time after that.
+        """
+        if stop.event is EventKind.SUBSCRIPTION_ENDED and stop.grants:
+            return True  # all instalments are paid: an end that gives instead of taking
+        from_when = stop.effective_at or stop.moment
+        if any(charge.moment >= from_when for charge in self.unrefunded() if charge.event not in ISSUING):
+            return True
+        if any(charge.moment > from_when for charge in self.unrefunded()):
+            return True
+        restarts = [entry for entry in self.entries if entry.event in _RESTARTS]
+        return any(stop.occurred_at is None or restart.moment >= stop.occurred_at for restart in restarts)
+
+    # ------------------------------------------------------------------------------------------- what was bought
+    def expiry(self) -> tuple[datetime | None, int]:
+        """Paid through when, and how many days of grace follow."""
+        paid = [(entry, self.grant_in(entry)) for entry in self.unrefunded() or self.charges]
+        ends = [entry for entry in self.of(EventKind.SUBSCRIPTION_ENDED) if entry.grants]
+        paid += [(entry, self.grant_in(entry)) for entry in ends]
+        grants = [grant for _, grant in paid if grant is not None]
+        extended = [e.expiry_date for e in self.of(EventKind.OWNER_EXTEND) if e.expiry_date is not None]
+        cancelled = [
+            e.effective_at for e in self.of(EventKind.CANCELLATION) if e.effective_at is not None and not self.lifted(e)
+        ]
+        if cancelled:
+            return max([max(cancelled), *extended]), 0
+        untils = [grant.until for grant in grants]
+        if None in untils:
+            return None, self.first.grace_days
+        return max([until for until in untils if until] + extended), self.first.grace_days
+
+    def plan(self) -> tuple[str, int, tuple[PlanChange, ...]]:
+        """Product, seats and the changes announced for later, by the time from which each holds."""
+        steps = [(e, g) for e in self.entries if (g := self.step_in(e)) is not None]
+        steps.sort(key=lambda step: ((step[0].effective_at or step[0].moment), *step[0].order_key[1:]))
+        now = [place for place, (entry, _) in enumerate(steps) if not _is_ahead(entry)]
+        last = now[-1] if now else 0
+        grant = steps[last][1] if steps else self.first
+        later = tuple(
+            PlanChange(entry.effective_at, g.product_id, g.max_devices)
+            for entry, g in steps[last + 1 :]
+            if entry.effective_at is not None
+        )
+        return grant.product_id, grant.max_devices, later
+
+    def step_in(self, entry: Entry) -> Grant | None:
+        if entry.event in CHARGES or entry.event is EventKind.SUBSCRIPTION_UPDATED:
+            return self.grant_in(entry)
+        return None
+
+    # ------------------------------------------------------------------------------------------- the records
+    def records(self) -> Iterator[tuple[str, License]]:
+        blocks, (expiry, grace) = self.blocks(), self.expiry()
+        product_id, max_devices, scheduled = self.plan()
+        owner = next(reversed(list(self.of(EventKind.OWNER_TRANSFER))), self.origin)
+        record = License(
+            email=owner.email or "",
+            customer_name=owner.customer_name or "",
+            created_date=self.origin.purchase_date or self.origin.timestamp,
+            expiry_date=expiry,
+            is_active=not blocks,
+            hardware_id=None,
+            device_name=None,
+            last_validation=None,
+            validation_count=0,
+            purchase_source=self.origin.source,
+            purchase_id=self.origin.sale_id or self.origin.event_id,
+            product_id=product_id,
+            max_devices=max_devices,
+            inactive_reason=blocks[0][0] if blocks else None,
+            is_test=self.origin.is_test,
+            features=self.first.features,
+            tier=self.first.tier,
+            grace_days=grace,
+            scheduled=scheduled,
+        )
+        for key in self.keys[:-1]:
+            yield key, msgspec.structs.replace(record, is_active=False, inactive_reason=Reason.REVOKED)
+        yield self.keys[-1], record
+
+
+def _incident(entry: Entry) -> str | None:
+    return entry.incident or entry.sale_id
+
+
+def _charge_names(entry: Entry) -> set[str]:
+    return {name for name in (entry.sale_id, *entry.links) if name}
+
+
+def _is_ahead(entry: Entry) -> bool:
+    """Whether the change lay in the future when the line was written."""
+    return entry.effective_at is not None and entry.effective_at > entry.timestamp

@@ -1,0 +1,233 @@
+"""A license: the lean record of the view, its devices, and the verdict on a request."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+import msgspec
+
+from server.domain.catalogue import Catalogue, Product
+
+DEFAULT_GRACE = 3
+DEFAULT_MOVES = 10
+MOVES_WINDOW = timedelta(days=90)
+
+
+class Reason(StrEnum):
+    """Why a license is not active, the strongest first: of several that apply the first one is told."""
+
+    REVOKED = "revoked"
+    CHARGEBACK = "chargeback"
+    REFUNDED = "refunded"
+    DISPUTED = "disputed"
+    SUSPENDED = "suspended"
+    PAYMENT_FAILED = "payment_failed"
+    CANCELLED = "cancelled"
+    ENDED = "ended"
+
+
+class Device(msgspec.Struct, frozen=True, gc=False):
+    hardware_id: str
+    device_name: str | None
+    bound_at: datetime
+
+
+class PlanChange(msgspec.Struct, frozen=True, gc=False):
+    """A change of product or seats that the platform announced for later."""
+
+    at: datetime
+    product_id: str
+    max_devices: int
+
+
+class License(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A record of `licenses.json`: eleven fields always, the others only when they differ from their default.
+
+    The first device stands in `hardware_id` and `device_name`, further ones in `devices`. `expiry_date` None is for
+    life. `is_active` is the commercial state; a license past its `expiry_date` may still have it true.
+    """
+
+    email: str
+    customer_name: str
+    created_date: datetime
+    expiry_date: datetime | None
+    is_active: bool
+    hardware_id: str | None
+    device_name: str | None
+    last_validation: datetime | None
+    validation_count: int
+    purchase_source: str
+    purchase_id: str
+    product_id: str | None = None
+    max_devices: int = 1
+    devices: tuple[Device, ...] = ()
+    inactive_reason: Reason | None = None
+    is_test: bool = False
+    features: tuple[str, ...] | None = None
+    tier: str | None = None
+    grace_days: int = DEFAULT_GRACE
+    scheduled: tuple[PlanChange, ...] = ()
+
+    def at(self, now: datetime) -> License:
+        """This license with the announced changes that are due by `now`."""
+        due = [change for change in self.scheduled if change.at <= now]
+        if not due:
+            return self
+        later = tuple(change for change in self.scheduled if change.at > now)
+        last = due[-1]
+        return msgspec.structs.replace(self, product_id=last.product_id, max_devices=last.max_devices, scheduled=later)
+
+    @property
+    def devices_used(self) -> int:
+        return (self.hardware_id is not None) + len(self.devices)
+
+    def knows(self, hardware_id: str) -> bool:
+        return self.hardware_id == hardware_id or any(d.hardware_id == hardware_id for d in self.devices)
+
+    def with_devices(self, devices: list[Device]) -> License:
+        """This license with exactly these devices, in the order they were bound."""
+        first = devices[0] if devices else None
+        return msgspec.structs.replace(
+            self,
+            hardware_id=first.hardware_id if first else None,
+            device_name=first.device_name if first else None,
+            devices=tuple(devices[1:]),
+        )
+
+    def status(self, now: datetime) -> str:
+        """active, expired, suspended or banned: the word in public answers."""
+        return _STATUS.get(standing(self, now), "active")
+
+
+class DeviceEvent(StrEnum):
+    ACTIVATION = "activation"
+    DEACTIVATION = "deactivation"
+    RESET = "reset"
+
+
+class DeviceLine(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
+    """A line of the device log. `seq` and `prev` chain it as the ledger is chained."""
+
+    seq: int = 0
+    timestamp: datetime
+    event: DeviceEvent
+    license_key: str
+    hardware_id: str | None = None
+    device_name: str | None = None
+    prev: str | None = None
+
+
+def devices_after(lines: list[DeviceLine]) -> list[Device]:
+    """The devices bound after these lines of one license, in the order they were bound."""
+    bound: dict[str, Device] = {}
+    for line in lines:
+        if line.event is DeviceEvent.RESET:
+            bound.clear()
+        elif line.hardware_id is None:
+            continue
+        elif line.event is DeviceEvent.DEACTIVATION:
+            bound.pop(line.hardware_id, None)
+        elif line.hardware_id not in bound:
+            bound[line.hardware_id] = Device(line.hardware_id, line.device_name, line.timestamp)
+    return list(bound.values())
+
+
+def recent_moves(lines: list[DeviceLine], now: datetime) -> int:
+    """How many new devices were bound in the window before `now`; a reset by the owner starts the count anew."""
+    moves = 0
+    for line in lines:
+        if line.event is DeviceEvent.RESET:
+            moves = 0
+        elif line.event is DeviceEvent.ACTIVATION and line.timestamp > now - MOVES_WINDOW:
+            moves += 1
+    return moves
+
+
+# ---------------------------------------------------------------------------------------------------- the verdict
+class Code(StrEnum):
+    """The answers of a validation, in order of precedence: the first that applies is given."""
+
+    NOT_FOUND = "NOT_FOUND"
+    BANNED = "BANNED"
+    SUSPENDED = "SUSPENDED"
+    EXPIRED = "EXPIRED"
+    PRODUCT_SCOPE_MISMATCH = "PRODUCT_SCOPE_MISMATCH"
+    USER_SCOPE_MISMATCH = "USER_SCOPE_MISMATCH"
+    ENTITLEMENTS_MISSING = "ENTITLEMENTS_MISSING"
+    TOO_MANY_MACHINES = "TOO_MANY_MACHINES"
+    FINGERPRINT_SCOPE_MISMATCH = "FINGERPRINT_SCOPE_MISMATCH"
+    VALID = "VALID"
+
+
+DETAIL = {
+    Code.NOT_FOUND: "does not exist",
+    Code.BANNED: "is banned",
+    Code.SUSPENDED: "is suspended",
+    Code.EXPIRED: "is expired",
+    Code.PRODUCT_SCOPE_MISMATCH: "is for another product",
+    Code.USER_SCOPE_MISMATCH: "belongs to another e-mail address",
+    Code.ENTITLEMENTS_MISSING: "lacks a feature that was asked for",
+    Code.TOO_MANY_MACHINES: "has no free seat for this device",
+    Code.FINGERPRINT_SCOPE_MISMATCH: "is not activated on this device",
+    Code.VALID: "is valid",
+}
+_STATUS = {Code.BANNED: "banned", Code.SUSPENDED: "suspended", Code.EXPIRED: "expired"}
+_STANDING = {
+    Reason.REVOKED: Code.BANNED,
+    Reason.CHARGEBACK: Code.BANNED,
+    Reason.REFUNDED: Code.SUSPENDED,
+    Reason.DISPUTED: Code.SUSPENDED,
+    Reason.SUSPENDED: Code.SUSPENDED,
+    Reason.PAYMENT_FAILED: Code.SUSPENDED,
+    Reason.CANCELLED: Code.EXPIRED,
+    Reason.ENDED: Code.EXPIRED,
+}
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """What an app asks about a license. `product` and `email` narrow it, `features` must all be there."""
+
+    hardware_id: str | None = None
+    device_name: str | None = None
+    product: str | None = None
+    email: str | None = None
+    features: tuple[str, ...] = ()
+    bind: bool = True
+
+
+def standing(license: License, now: datetime) -> Code:
+    """How the license itself stands, whoever asks."""
+    if not license.is_active:
+        return _STANDING[license.inactive_reason or Reason.SUSPENDED]
+    if license.expiry_date is not None and now > license.expiry_date + timedelta(days=license.grace_days):
+        return Code.EXPIRED
+    return Code.VALID
+
+
+def judge(license: License | None, claim: Claim, catalogue: Catalogue, now: datetime) -> Code:
+    """The verdict without its writes: VALID for a new device means that a seat is free for it."""
+    if license is None:
+        return Code.NOT_FOUND
+    if (code := standing(license, now)) is not Code.VALID:
+        return code
+    product = catalogue.find(license.product_id)
+    if claim.product is not None and not _is_product(claim.product, license, product):
+        return Code.PRODUCT_SCOPE_MISMATCH
+    if claim.email is not None and claim.email.strip().lower() != license.email.lower():
+        return Code.USER_SCOPE_MISMATCH
+    if claim.features and not set(claim.features) <= set(catalogue.features(product, license.tier, license.features)):
+        return Code.ENTITLEMENTS_MISSING
+    return _judge_device(license, claim)
+
+
+def _is_product(asked: str, license: License, product: Product | None) -> bool:
+    return asked == license.product_id or bool(product and product.slug and asked == product.slug)
+
+
+def _judge_device(license: License, claim: Claim) -> Code:
+    if claim.hardware_id is None or license.knows(claim.hardware_id):
+        return Code.VALID
+    if license.devices_used >= license.max_devices:
+        return Code.TOO_MANY_MACHINES
+    return Code.VALID if claim.bind else Code.FINGERPRINT_SCOPE_MISMATCH

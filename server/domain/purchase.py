@@ -1,0 +1,229 @@
+"""Purchases: what platforms and the owner say (events), and what the ledger keeps of it (entries).
+
+An event is what was said; an entry is the event with what was decided about it. The entry's line is the one commit
+point, so everything that follows from it (licenses, letters, revenue) is computed from entries alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from enum import StrEnum
+
+import msgspec
+
+from server.domain.license import DEFAULT_GRACE
+
+
+class EventKind(StrEnum):
+    """The words of the ledger's `event`, in order of rank: at the same moment the earlier one counts first."""
+
+    SALE = "sale"
+    RENEWAL = "renewal"
+    OWNER_ISSUE = "owner_issue"
+    OWNER_IMPORT = "owner_import"
+    OWNER_FULFIL = "owner_fulfil"
+    PENDING = "pending"
+    SUBSCRIPTION_UPDATED = "subscription_updated"
+    PAYMENT_FAILED = "payment_failed"
+    CANCELLATION = "cancellation"
+    SUBSCRIPTION_ENDED = "subscription_ended"
+    UNCANCELLATION = "uncancellation"
+    SUBSCRIPTION_RESTARTED = "subscription_restarted"
+    PARTIAL_REFUND = "partial_refund"
+    REFUND = "refund"
+    REFUND_FAILED = "refund_failed"
+    DISPUTE = "dispute"
+    DISPUTE_WON = "dispute_won"
+    DISPUTE_LOST = "dispute_lost"
+    OWNER_EXTEND = "owner_extend"
+    OWNER_SUSPEND = "owner_suspend"
+    OWNER_REINSTATE = "owner_reinstate"
+    OWNER_REVOKE = "owner_revoke"
+    OWNER_TRANSFER = "owner_transfer"
+    OWNER_REISSUE = "owner_reissue"
+    IGNORED = "ignored"
+
+
+RANK = {kind: place for place, kind in enumerate(EventKind)}
+OWNER_ISSUING = frozenset({EventKind.OWNER_ISSUE, EventKind.OWNER_IMPORT, EventKind.OWNER_FULFIL})
+ISSUING = OWNER_ISSUING | {EventKind.SALE}
+CHARGES = ISSUING | {EventKind.RENEWAL}
+PAID = frozenset({EventKind.SALE, EventKind.RENEWAL})
+
+
+class Outcome(StrEnum):
+    ISSUED = "issued"
+    EXTENDED = "extended"
+    SUSPENDED = "suspended"
+    REINSTATED = "reinstated"
+    REVOKED = "revoked"
+    RECORDED = "recorded"
+    UNMAPPED = "unmapped"
+    PENDING = "pending"
+    IGNORED = "ignored"
+
+
+class PurchaseEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """What a platform says, in our words.
+
+    `sale_id` names the charge that the event is about; `subscription_id` what its charges share. `occurred_at` is the
+    event's own moment and None where the platform gives none; `effective_at` is from when it takes effect. `months` is
+    the period that the platform itself names. `incident` tells refunds and disputes of one charge apart. `links` are
+    further names of the charge. `is_paid_off` tells that a subscription ended because all instalments are paid.
+    `price` and `fee` are decimal strings in `currency`. `raw` is the payload.
+    """
+
+    event: EventKind
+    event_id: str
+    source: str
+    sale_id: str | None = None
+    subscription_id: str | None = None
+    source_license_key: str | None = None
+    customer_id: str | None = None
+    email: str | None = None
+    customer_name: str | None = None
+    source_product_id: str | None = None
+    product_name: str | None = None
+    quantity: int = 1
+    price: str | None = None
+    currency: str | None = None
+    fee: str | None = None
+    purchase_date: datetime | None = None
+    is_recurring: bool = False
+    is_refunded: bool = False
+    is_disputed: bool = False
+    is_test: bool = False
+    country: str | None = None
+    raw: msgspec.Raw = msgspec.Raw(b"{}")
+    variants: tuple[str, ...] = ()
+    product_aliases: tuple[str, ...] = ()
+    months: int | None = None
+    occurred_at: datetime | None = None
+    effective_at: datetime | None = None
+    incident: str | None = None
+    links: tuple[str, ...] = ()
+    is_paid_off: bool = False
+    note: str | None = None
+
+    @property
+    def order(self) -> str:
+        """What a license is derived from: the subscription, or the sale itself."""
+        return self.subscription_id or self.sale_id or self.event_id
+
+    def names(self) -> list[str]:
+        """By what the events of one purchase find each other; never by customer, never by product."""
+        return purchase_names(self)
+
+    @property
+    def identity(self) -> str:
+        """By what a repeat is known."""
+        return event_name(self.source, self.event_id)
+
+
+class Grant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one entry decided for one license: product, key, seats and until when it is paid (None: for life).
+
+    `features` and `tier` are set only where the owner gave this license its own. `replaces` is the key that a reissue
+    put out of use.
+    """
+
+    product_id: str
+    license_key: str
+    max_devices: int = 1
+    until: datetime | None = None
+    grace_days: int = DEFAULT_GRACE
+    features: tuple[str, ...] | None = None
+    tier: str | None = None
+    replaces: str | None = None
+
+
+class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A line of the ledger. The fields up to `prev` are in every line; the others only where they say something.
+
+    `overrides` lists the event_ids that an owner's decision sets aside for the licenses it names. `revision` counts
+    the lines that complete one event (a pending or unmapped sale); the highest one counts.
+    """
+
+    seq: int
+    timestamp: datetime
+    event: EventKind
+    event_id: str
+    source: str
+    sale_id: str | None
+    subscription_id: str | None
+    source_license_key: str | None
+    customer_id: str | None
+    email: str | None
+    customer_name: str | None
+    source_product_id: str | None
+    product_id: str | None
+    product_name: str | None
+    tier: str | None
+    quantity: int
+    price: str | None
+    currency: str | None
+    fee: str | None
+    purchase_date: datetime | None
+    is_recurring: bool
+    is_refunded: bool
+    is_disputed: bool
+    is_test: bool
+    country: str | None
+    license_keys: tuple[str, ...]
+    outcome: Outcome
+    expiry_date: datetime | None
+    raw: msgspec.Raw
+    prev: str | None
+    grants: tuple[Grant, ...] = ()
+    variants: tuple[str, ...] = ()
+    product_aliases: tuple[str, ...] = ()
+    months: int | None = None
+    occurred_at: datetime | None = None
+    effective_at: datetime | None = None
+    incident: str | None = None
+    links: tuple[str, ...] = ()
+    is_paid_off: bool = False
+    overrides: tuple[str, ...] = ()
+    revision: int = 0
+    note: str | None = None
+
+    def names(self) -> list[str]:
+        """All that links this entry to others: its purchase's names and, once they are known, its license keys."""
+        replaced = [grant.replaces for grant in self.grants if grant.replaces]
+        return [*purchase_names(self), *self.license_keys, *replaced]
+
+    @property
+    def identity(self) -> str:
+        return event_name(self.source, self.event_id)
+
+    @property
+    def moment(self) -> datetime:
+        """When it happened by the platform's clock; where it says nothing, the charge's time, else ours."""
+        return self.occurred_at or self.effective_at or self.purchase_date or self.timestamp
+
+    @property
+    def order_key(self) -> tuple[datetime, int, str]:
+        return (self.moment, RANK[self.event], self.event_id)
+
+    def as_event(self) -> PurchaseEvent:
+        """The event as it was said, for completing it later."""
+        return PurchaseEvent(**{name: getattr(self, name) for name in PurchaseEvent.__struct_fields__})
+
+
+def purchase_names(said: PurchaseEvent | Entry) -> list[str]:
+    names = [f"link\0{said.source}\0{link}" for link in said.links]
+    if said.subscription_id:
+        names.append(f"subscription\0{said.source}\0{said.subscription_id}")
+    if said.sale_id:
+        names.append(f"sale\0{said.source}\0{said.sale_id}")
+    return names
+
+
+def event_name(source: str, event_id: str) -> str:
+    return f"event\0{source}\0{event_id}"
+
+
+def name_hash(name: str) -> int:
+    """64 bits of SHA-256. For a license key these are the first 16 digits of its public id."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")

@@ -1,0 +1,79 @@
+"""What can go wrong, as a tree; web/responses.py turns each into its status in one table.
+
+KeyledgerError
+├── StartRefused            the service must not start; one line that says what to do
+│   ├── SettingsError       a setting is missing or nonsense
+│   └── DamagedFile         a file of the data folder cannot be trusted; names file, line and remedy
+├── BadRequest              the caller's input; names the field
+│   └── Unprocessable       well-formed, but it cannot be done (unknown product, nothing to extend)
+├── NotFound                no such license, route or platform
+│   └── PlatformOff         a webhook of a platform that is not configured
+├── Unverified              a webhook's proof is missing or wrong
+├── Unauthorized            the owner's bearer token is missing or wrong
+├── Conflict                the request contradicts what is already there
+└── StorageUnavailable      nothing was promised: try again later (disk full, read-only, lock held)
+"""
+
+from __future__ import annotations
+
+
+class KeyledgerError(Exception):
+    """Base of all errors that Keyledger raises on purpose; `code` is what machines read."""
+
+    code = "ERROR"
+
+    def __init__(self, detail: str, code: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.code = code or type(self).code
+
+
+class StartRefused(KeyledgerError):
+    code = "START_REFUSED"
+
+
+class SettingsError(StartRefused):
+    code = "SETTINGS"
+
+
+class DamagedFile(StartRefused):
+    """`line` counts physical lines from 1; 0 means the file as a whole."""
+
+    code = "DAMAGED_FILE"
+
+    def __init__(self, file: str, line: int, trouble: str, remedy: str) -> None:
+        place = f"{file} line {line}" if line else file
+        super().__init__(f"{place}: {trouble}. {remedy}")
+        self.file, self.line = file, line
+
+
+class BadRequest(KeyledgerError):
+    code = "BAD_REQUEST"
+
+
+class Unprocessable(BadRequest):
+    code = "UNPROCESSABLE"
+
+
+class NotFound(KeyledgerError):
+    code = "NOT_FOUND"
+
+
+class PlatformOff(NotFound):
+    code = "PLATFORM_NOT_CONFIGURED"
+
+
+class Unverified(KeyledgerError):
+    code = "UNVERIFIED"
+
+
+class Unauthorized(KeyledgerError):
+    code = "UNAUTHORIZED"
+
+
+class Conflict(KeyledgerError):
+    code = "CONFLICT"
+
+
+class StorageUnavailable(KeyledgerError):
+    code = "STORAGE_UNAVAILABLE"
