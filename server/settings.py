@@ -1,0 +1,253 @@
+"""Settings: read once, typed, refusing nonsense with one line that names the setting.
+
+From the environment, else from `.env`; a secret X may stand in the file that X_FILE names.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from email.utils import parseaddr
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from dotenv import dotenv_values
+
+from server.errors import SettingsError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+_RATE = re.compile(r"([1-9]\d{0,6})/(second|minute|hour)")
+_ADDRESS = re.compile(r"[^@\s<>\",;]{1,64}@[^@\s<>\",;]{1,190}")
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every setting that this version reads; the names are the environment's in lower case."""
+
+    secret_key: tuple[str, ...]
+    license_secret: str
+    signing_key: str | None = None
+    data_dir: Path = ROOT / "data"
+    database_url: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8000
+    web_concurrency: int = 2
+    admin_api_key: str | None = None
+    admin_password_hash: str | None = None
+    owner_email: str | None = None
+    app_url: str = "http://127.0.0.1:8000"
+    allowed_origins: tuple[str, ...] = ()
+    trusted_proxies: int = 0
+    rate_limit: str = "120/minute"
+    gumroad_webhook_secret: str | None = None
+    gumroad_seller_id: str | None = None
+    gumroad_access_token: str | None = None
+    gumroad_api_base: str = "https://api.gumroad.com"
+    email_backend: str = "console"
+    smtp_host: str = "localhost"
+    smtp_port: int = 587
+    smtp_username: str | None = None
+    smtp_password: str | None = None
+    smtp_starttls: str = "auto"
+    from_email: str | None = None
+    refund_window_days: int = 90
+
+    def __repr__(self) -> str:
+        return "Settings(…)"  # secrets stay out of logs and tracebacks
+
+
+def load_settings(environ: Mapping[str, str] | None = None, dotenv: Path | None = None) -> Settings:
+    """The settings of this process. Raises SettingsError, naming the setting."""
+    if environ is None:
+        environ, dotenv = os.environ, dotenv or ROOT / ".env"
+    written = dotenv_values(dotenv) if dotenv is not None and dotenv.is_file() else {}
+    values: dict[str, Any] = {}
+    for field in fields(Settings):
+        name = field.name.upper()
+        text = _text(name, environ) or _text(name, written)
+        if text is not None:
+            values[field.name] = _READERS[field.name](name, text)
+        elif name in ("SECRET_KEY", "LICENSE_SECRET"):
+            raise SettingsError(
+                f"{name} is missing: set it in the environment or in .env (./scripts/server writes one)"
+            )
+    return _checked(Settings(**values))
+
+
+def _text(name: str, given: Mapping[str, str | None]) -> str | None:
+    """The setting's text; None where it is missing or empty."""
+    if path := (given.get(f"{name}_FILE") or "").strip():
+        try:
+            return Path(path).read_text().strip() or None
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{name}_FILE: cannot be read ({error})") from None
+    return (given.get(name) or "").strip() or None
+
+
+def _checked(settings: Settings) -> Settings:
+    if settings.email_backend == "smtp" and not (settings.from_email or settings.owner_email):
+        raise SettingsError("FROM_EMAIL is missing: letters need a sender where EMAIL_BACKEND is smtp")
+    if settings.smtp_password and not settings.smtp_username:
+        raise SettingsError("SMTP_USERNAME is missing: SMTP_PASSWORD is set without it")
+    return settings
+
+
+# ------------------------------------------------------------------------------------------------ readers by kind
+def _plain(name: str, text: str) -> str:
+    if not text.isprintable():
+        raise SettingsError(f"{name} holds characters that cannot be printed")
+    return text
+
+
+def _secret(name: str, text: str) -> str:
+    if len(_plain(name, text)) < 16:
+        raise SettingsError(f"{name} is too short: use at least 16 random characters")
+    return text
+
+
+def _secrets(name: str, text: str) -> tuple[str, ...]:
+    return tuple(_secret(name, part.strip()) for part in text.split(","))
+
+
+def _whole(low: int, high: int) -> Callable[[str, str], int]:
+    def read(name: str, text: str) -> int:
+        if not (text.isascii() and text.isdigit() and low <= int(text[:9]) <= high):
+            raise SettingsError(f"{name} is {text[:40]!r}: a whole number from {low} to {high} is needed")
+        return int(text)
+
+    return read
+
+
+def _one_of(*words: str) -> Callable[[str, str], str]:
+    def read(name: str, text: str) -> str:
+        if text.lower() not in words:
+            raise SettingsError(f"{name} is {text[:40]!r}: it can be {', '.join(words)}")
+        return text.lower()
+
+    return read
+
+
+def _folder(name: str, text: str) -> Path:
+    path = ROOT / Path(_plain(name, text)).expanduser()
+    if path.exists() and not path.is_dir():
+        raise SettingsError(f"{name}: {text} is not a folder")
+    return path
+
+
+def _url(name: str, text: str) -> str:
+    parts = _split(name, text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise SettingsError(f"{name} is {text[:80]!r}: a web address such as https://licenses.example.com is needed")
+    return text.rstrip("/")
+
+
+def _api_base(*hosts: str) -> Callable[[str, str], str]:
+    """https on the platform's own hosts, or loopback for tests."""
+
+    def read(name: str, text: str) -> str:
+        parts = _split(name, text)
+        own = parts.scheme == "https" and parts.hostname in hosts
+        if not own and not (parts.scheme in ("http", "https") and parts.hostname in _LOOPBACK):
+            raise SettingsError(f"{name} is {text[:80]!r}: only https on {', '.join(hosts)} (or loopback) is allowed")
+        return text.rstrip("/")
+
+    return read
+
+
+def _split(name: str, text: str) -> SplitResult:
+    try:
+        parts = urlsplit(_plain(name, text))
+        _ = parts.port
+    except ValueError:
+        raise SettingsError(f"{name} is {text[:80]!r}: not a web address") from None
+    return parts
+
+
+def _origins(name: str, text: str) -> tuple[str, ...]:
+    origins = tuple(part.strip() for part in text.split(",") if part.strip())
+    for origin in origins:
+        parts = _split(name, origin)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path or parts.query:
+            raise SettingsError(
+                f"{name}: {origin[:80]!r} is no origin such as https://shop.example.com (no path, no *)"
+            )
+    return origins
+
+
+def _database(name: str, text: str) -> str:
+    raise SettingsError(f"{name} is set, but this version keeps its books in flat files only: take it out")
+
+
+def _rate(name: str, text: str) -> str:
+    if text != "off" and not _RATE.fullmatch(text):
+        raise SettingsError(f"{name} is {text[:40]!r}: 120/minute, 5/second, 1000/hour or off is needed")
+    return text
+
+
+def _address(name: str, text: str) -> str:
+    """An address, alone or as `Name <address>`."""
+    if not _ADDRESS.fullmatch(parseaddr(_plain(name, text))[1]) or not text.isascii():
+        raise SettingsError(f"{name} is {text[:80]!r}: an e-mail address is needed")
+    return text
+
+
+def _signing_key(name: str, text: str) -> str:
+    if text.startswith("-----BEGIN"):
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+        try:
+            sound = isinstance(load_pem_private_key(text.replace("\\n", "\n").encode(), None), Ed25519PrivateKey)
+        except (ValueError, TypeError):
+            sound = False
+    else:
+        try:
+            sound = len(base64.b64decode(text, validate=True)) == 32
+        except ValueError:
+            sound = False
+    if not sound:
+        raise SettingsError(f"{name} is neither an Ed25519 private key in PEM nor the base64 of its 32 bytes")
+    return text
+
+
+def _password_hash(name: str, text: str) -> str:
+    if not re.fullmatch(r"(scrypt|pbkdf2)[^$]*\$[^$]+\$[0-9a-f]+", text):
+        raise SettingsError(f"{name} is no password hash of werkzeug.security.generate_password_hash")
+    return text
+
+
+_READERS: dict[str, Callable[[str, str], object]] = {
+    "secret_key": _secrets,
+    "license_secret": _secret,
+    "signing_key": _signing_key,
+    "data_dir": _folder,
+    "database_url": _database,
+    "host": _plain,
+    "port": _whole(1, 65535),
+    "web_concurrency": _whole(1, 64),
+    "admin_api_key": _secret,
+    "admin_password_hash": _password_hash,
+    "owner_email": _address,
+    "app_url": _url,
+    "allowed_origins": _origins,
+    "trusted_proxies": _whole(0, 10),
+    "rate_limit": _rate,
+    "gumroad_webhook_secret": _secret,
+    "gumroad_seller_id": _plain,
+    "gumroad_access_token": _plain,
+    "gumroad_api_base": _api_base("api.gumroad.com"),
+    "email_backend": _one_of("console", "smtp"),
+    "smtp_host": _plain,
+    "smtp_port": _whole(1, 65535),
+    "smtp_username": _plain,
+    "smtp_password": _plain,
+    "smtp_starttls": _one_of("auto", "true", "false"),
+    "from_email": _address,
+    "refund_window_days": _whole(1, 3650),
+}

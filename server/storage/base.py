@@ -1,0 +1,143 @@
+"""The store: what the services need of the books, whoever keeps them.
+
+Facts run one way: the ledger's and the device log's lines are the truth, licenses are derived from them. One contract
+test holds for every store. All writing happens in a `transaction`; reading needs none and always sees what any process
+was told was stored.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+
+import msgspec
+
+from server.domain.license import DeviceLine, License
+from server.domain.purchase import Entry
+from server.storage.log import START, Mark
+
+
+class StoreState(msgspec.Struct, frozen=True, kw_only=True):
+    """How the store is, for /health and the owner: `trouble` says why writes fail, None when they do not."""
+
+    kind: str
+    trouble: str | None
+    licenses: int
+    ledger_lines: int
+    notices: tuple[str, ...] = ()
+
+
+class Letter(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A line of the outbox: one letter's newest state. `id` is the ledger line and kind that owe it, or its own.
+
+    `state` is queued, sending, sent, failed (tried again at `next_at`) or dead. `covers` is up to where the ledger was
+    looked through for letters that are owed.
+    """
+
+    id: str
+    kind: str = ""
+    to: str = ""
+    state: str = "queued"
+    at: datetime | None = None
+    first_at: datetime | None = None
+    next_at: datetime | None = None
+    attempts: int = 0
+    error: str | None = None
+    license_key: str | None = None
+    seq: int = 0
+    covers: Mark | None = None
+
+
+class LetterBox(ABC):
+    """Where letters and their attempts are kept. Only the holder of `turn` sends or writes."""
+
+    @abstractmethod
+    def turn(self, wait: bool = False) -> AbstractContextManager[None]:
+        """The right to send, for one process at a time. Raises StorageUnavailable when another has it."""
+
+    @abstractmethod
+    def letters(self) -> dict[str, Letter]:
+        """The newest state of each letter by id, in the order they were first written."""
+
+    @abstractmethod
+    def covered(self) -> Mark:
+        """Up to where the ledger was looked through."""
+
+    @abstractmethod
+    def write(self, letters: Sequence[Letter], durably: bool = True) -> None:
+        """Append these states. Raises StorageUnavailable."""
+
+
+class Transaction(ABC):
+    """The right to write, with everything read that was written before."""
+
+    @abstractmethod
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Add ledger lines, numbered and chained here; on disk when this returns. Raises StorageUnavailable."""
+
+    @abstractmethod
+    def append_devices(self, lines: Sequence[DeviceLine]) -> None:
+        """Add lines to the device log; on disk when this returns. Raises StorageUnavailable."""
+
+    @abstractmethod
+    def rest_on_disk(self) -> None:
+        """Make sure that all that was read is on disk, before an answer rests on it."""
+
+
+class Store(ABC):
+    letterbox: LetterBox
+
+    @abstractmethod
+    def transaction(self) -> AbstractContextManager[Transaction]:
+        """Alone over all processes and threads. Raises StorageUnavailable, and then nothing was promised."""
+
+    # ------------------------------------------------------------------------------------------------ reading
+    @abstractmethod
+    def find_license(self, key: str) -> License | None:
+        """The license of exactly this key."""
+
+    @abstractmethod
+    def find_by_id(self, license_id_text: str) -> tuple[str, License] | None:
+        """Key and license of a public id (`lic_…`)."""
+
+    @abstractmethod
+    def licenses(self, after: str = "") -> Iterator[tuple[str, License]]:
+        """All licenses with their keys in the order of their public ids, from the one behind `after`."""
+
+    @abstractmethod
+    def device_lines(self, key: str) -> list[DeviceLine]:
+        """The device log's lines of one license, in order."""
+
+    @abstractmethod
+    def history(self, names: Iterable[str]) -> list[Entry]:
+        """The entries of the purchase that these names speak of, and of all that they are linked to, in order."""
+
+    @abstractmethod
+    def find_event(self, identity: str) -> Entry | None:
+        """The newest entry of an event; None when it was never heard of."""
+
+    @abstractmethod
+    def entries(self, after: Mark = START) -> Iterator[tuple[Mark, list[Entry]]]:
+        """The ledger in order, in batches with the mark behind each. Raises DamagedFile, naming the line."""
+
+    # ------------------------------------------------------------------------------------------------ the rest
+    @abstractmethod
+    def count_usage(self, key: str, now: datetime) -> None:
+        """One validation; written later, at most about a second of them may be lost in a crash."""
+
+    @abstractmethod
+    def tidy(self, force: bool = False) -> float | None:
+        """Do what is due after the answers went out (rewrite the view, write usage).
+
+        Returns in how many seconds to call again, None when nothing is left to do.
+        """
+
+    @abstractmethod
+    def state(self, probe: bool = False) -> StoreState:
+        """How the store is; `probe` tries to write."""
+
+    @abstractmethod
+    def rebuild(self) -> int:
+        """Make everything that is derived anew from the logs; returns the number of licenses."""

@@ -1,0 +1,123 @@
+"""The only place that locks, appends, replaces and calls fsync.
+
+What is promised here: bytes that `append` returned from survive a power loss; a file that `replace` wrote is seen
+whole or not at all; of two holders of one `Lock` there is at most one, over processes and threads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+from server.errors import StorageUnavailable
+
+PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
+
+
+class Lock:
+    """One lock file, never deleted. Made anew in each process: a lock that a fork inherited would be held twice."""
+
+    def __init__(self, path: Path, patience: float) -> None:
+        self.path, self.patience = path, patience
+        self._pid = 0
+        self._lock: filelock.BaseFileLock | None = None
+
+    @contextmanager
+    def held(self, wait: bool = True) -> Iterator[None]:
+        """Raises StorageUnavailable when it cannot be had in `patience` seconds (at once unless `wait`)."""
+        lock = self._of_this_process()
+        try:
+            lock.acquire(timeout=self.patience if wait else 0)
+        except filelock.Timeout:
+            raise StorageUnavailable(f"{self.path.name} is held by another process") from None
+        except (OSError, NotImplementedError) as error:
+            raise StorageUnavailable(f"{self.path.name} cannot be locked: {error}") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _of_this_process(self) -> filelock.BaseFileLock:
+        if self._lock is None or self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._lock = filelock.FileLock(self.path, mode=PRIVATE_FILE, fallback_to_soft=False, poll_interval=0.002)
+        return self._lock
+
+
+def make_folder(path: Path) -> None:
+    path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+
+
+def open_for_append(path: Path) -> int:
+    """A descriptor of the file, made if it is missing; the new name is on disk before anything is written under it."""
+    flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
+    try:
+        return os.open(path, flags)
+    except FileNotFoundError:
+        descriptor = os.open(path, flags | os.O_CREAT, PRIVATE_FILE)
+        sync_folder(path.parent)
+        return descriptor
+
+
+def append(descriptor: int, data: bytes) -> None:
+    """Write and fsync, or raise OSError; then the caller must not trust the descriptor any more."""
+    write_all(descriptor, data)
+    os.fsync(descriptor)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def sync(descriptor: int) -> None:
+    os.fsync(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Make a new or replaced name survive a power loss."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+    """Put a new file in the place of an old one: temporary file, fsync, rename, fsync of the folder."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, PRIVATE_FILE)
+    try:
+        try:
+            for piece in pieces:
+                write_all(descriptor, bytes(piece))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files of killed writers."""
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+def probe(folder: Path) -> None:
+    """Raise OSError unless this folder takes bytes now."""
+    path = folder / ".probe"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, PRIVATE_FILE)
+    try:
+        append(descriptor, b"\0" * 4096)
+    finally:
+        os.close(descriptor)
+        path.unlink(missing_ok=True)

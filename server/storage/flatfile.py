@@ -1,0 +1,477 @@
+"""The store on flat files: `purchases.jsonl`, the device log, and what is derived from them.
+
+Each process keeps a written view (mapped, not loaded) and what the logs say beyond it. To be up to date it reads what
+was appended since it last looked: two stat calls when nothing was. Reading takes no lock and writes nothing. A writer
+takes the one folder lock, catches up, appends, fsyncs; the line is then the truth and all else is redone from it.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from server.domain.fold import fold
+from server.domain.keys import license_id
+from server.domain.license import DeviceLine, License, devices_after
+from server.domain.purchase import Entry, name_hash
+from server.errors import DamagedFile, StorageUnavailable
+from server.storage import durable
+from server.storage.base import Store, StoreState, Transaction
+from server.storage.history import DEVICES, HistoryIndex, read_index, write_index
+from server.storage.letterbox import FileLetterBox
+from server.storage.log import RESTORE, START, ChainedLog, Mark, Rewound
+from server.storage.usage import Count, UsageFile
+from server.storage.view import Books, EmptyView, View, ViewDamaged, write_view
+
+log = logging.getLogger(__name__)
+
+SMALL_SHOP = 10_000
+PATIENCE = 4.0  # seconds for a lock: less than the 5 that Gumroad waits for an answer
+_RELOAD_FROM = 256
+_NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
+_VERIFY_UP_TO = 16 << 20
+
+
+class FlatFileStore(Store):
+    def __init__(self, folder: Path, pace: float = 1.0) -> None:
+        """`pace` is the shortest time in seconds between two rewritings of the view."""
+        self.folder, self._pace = folder, pace
+        self.ledger = ChainedLog(folder / "purchases.jsonl", Entry)
+        self.devices = ChainedLog(folder / "activity.jsonl", DeviceLine)
+        self.letterbox = FileLetterBox(folder / "outbox.jsonl", PATIENCE)
+        self._usage = UsageFile(folder / "usage.jsonl")
+        self._folder_lock = durable.Lock(folder / "folder.lock", PATIENCE)
+        self._view_lock = durable.Lock(folder / "view.lock", PATIENCE)
+        self._memory = threading.RLock()
+        self._view: View | EmptyView = EmptyView()
+        self._index = HistoryIndex()
+        self._forget()
+        self._counts: dict[str, Count] = {}
+        self._damage: DamagedFile | None = None
+        self._write_trouble: str | None = None
+        self._view_trouble: str | None = None
+        self._notices: list[str] = []
+        self._last_tidy = self._last_usage = -1e9
+        self._usage_written = False
+
+    # ------------------------------------------------------------------------------------------------ opening
+    def open(self) -> FlatFileStore:
+        """Read the folder. Raises DamagedFile where what it says cannot be trusted; recovers where it can."""
+        self._check_locks()
+        with self._memory:
+            sound = self._load(at_start=True)
+            self._catch_up_all()
+            if self.ledger.size() <= _VERIFY_UP_TO:
+                self.verify()
+        if not sound:
+            self.tidy(force=True)
+        return self
+
+    def verify(self) -> None:
+        """Read both logs from their start. Raises DamagedFile, naming the line, where the chain is broken."""
+        for chained in (self.ledger, self.devices):
+            for _ in chained.lines():
+                pass
+
+    def _check_locks(self) -> None:
+        try:
+            durable.make_folder(self.folder)
+            with self._folder_lock.held():
+                pass
+        except (OSError, StorageUnavailable) as error:
+            if not self.folder.is_dir():
+                raise DamagedFile(str(self.folder), 0, f"cannot be used ({error})", "Check DATA_DIR") from error
+            if getattr(error.__cause__, "errno", None) in _NO_LOCKS:
+                remedy = "Move DATA_DIR to a disk that knows flock"
+                raise DamagedFile(str(self.folder), 0, f"locks do not work here ({error})", remedy) from error
+            self._write_trouble = str(error)
+            log.error("storage: starting without writing", extra={"detail": str(error)})
+
+    def _load(self, at_start: bool = False) -> bool:
+        """Take the written view and index, or start from nothing; False when the view has to be written anew."""
+        path = self.folder / "licenses.json"
+        try:
+            self._view = View(path)
+            sound = True
+        except (FileNotFoundError, ViewDamaged) as error:
+            sound = False
+            self._view = EmptyView()
+            if isinstance(error, ViewDamaged):
+                self.notice(f"{path.name} was rebuilt from the ledger: {error}")
+        except OSError as error:
+            raise DamagedFile(path.name, 0, f"cannot be read ({error})", "Check the folder's permissions") from error
+        self._forget()
+        books = self._view.books
+        self._check_covered(self.ledger, books.ledger)
+        self._check_covered(self.devices, books.devices)
+        self.ledger.mark, self.devices.mark = books.ledger, books.devices
+        self._load_index(books)
+        return sound
+
+    def _check_covered(self, chained: ChainedLog[Entry] | ChainedLog[DeviceLine], mark: Mark) -> None:
+        """What the view rests on must still be there."""
+        chained.close()
+        if mark.position and chained.head_before(mark.position) != mark.head:
+            raise DamagedFile(
+                chained.path.name,
+                0,
+                f"licenses.json rests on its first {mark.position} bytes, but they were cut or changed",
+                f"{RESTORE}. If the shortened file is what you want, delete licenses.json and start again",
+            )
+
+    def _load_index(self, books: Books) -> None:
+        index = read_index(self.folder / "history.idx")
+        covered = index.covered
+        fits = covered.ledger.seq >= books.ledger.seq and covered.devices.seq >= books.devices.seq
+        for chained, mark in ((self.ledger, covered.ledger), (self.devices, covered.devices)):
+            fits = fits and (not mark.position or chained.head_before(mark.position) == mark.head)
+        self._index = index if fits else HistoryIndex()
+        if not fits:
+            self._index_from_logs(books)
+
+    def _index_from_logs(self, books: Books) -> None:
+        """Without a fitting index: remember the places of all that the view covers."""
+        for offset, entry in self.ledger.lines():
+            if offset >= books.ledger.position:
+                break
+            self._remember(entry.names(), entry.identity, offset)
+        for offset, line in self.devices.lines():
+            if offset >= books.devices.position:
+                break
+            self._place(line.license_key, offset | DEVICES)
+
+    def _forget(self) -> None:
+        self._changed: dict[str, License] = {}
+        self._recent: defaultdict[int, list[int]] = defaultdict(list)
+        self._recent_lines = 0
+        self._count = self._view.books.count
+
+    def notice(self, text: str) -> None:
+        log.error("storage: %s", text)
+        if text not in self._notices:
+            self._notices.append(text)
+
+    # ------------------------------------------------------------------------------------------------ catching up
+    def catch_up(self) -> None:
+        """Learn what was appended since the last look; where the chain is broken, what is known still serves."""
+        with self._memory:
+            try:
+                self._catch_up_or_reload()
+            except (DamagedFile, OSError) as error:
+                self._take_damage(error)
+
+    def _take_damage(self, error: DamagedFile | OSError) -> None:
+        damage = error if isinstance(error, DamagedFile) else DamagedFile(str(self.folder), 0, str(error), RESTORE)
+        if self._damage is None or str(self._damage) != str(damage):
+            log.error("storage: %s", damage)
+        self._damage = damage
+
+    def _catch_up_or_reload(self) -> None:
+        try:
+            self._catch_up_all()
+        except (Rewound, DamagedFile):
+            self._load()
+            self._catch_up_all()
+        self._damage = None
+
+    def _catch_up_all(self) -> None:
+        """The ledger first, then the device log; bindings of licenses not seen yet wait in the index."""
+        while entries := self.ledger.read_new():
+            self._apply_entries(entries)
+        while lines := self.devices.read_new():
+            for offset, line in lines:
+                self._place(line.license_key, offset | DEVICES)
+                self._recent_lines += 1
+            for key in {line.license_key for _, line in lines}:
+                if license := self._find(key):
+                    self._changed[key] = license.with_devices(devices_after(self._device_lines(key)))
+        if self._recent_lines > _RELOAD_FROM and self._take_newer_view():
+            self._catch_up_all()
+
+    def _apply_entries(self, entries: list[tuple[int, Entry]]) -> None:
+        for offset, entry in entries:
+            self._remember(entry.names(), entry.identity, offset)
+        self._recent_lines += len(entries)
+        done: set[int] = set()
+        fresh = dict(entries)
+        for offset, entry in entries:
+            if offset not in done:
+                history = self._history(entry.names(), fresh)
+                done.update(history)
+                for key, license in fold(history.values()).items():
+                    self._changed[key] = self._with_devices(key, license)
+
+    def _with_devices(self, key: str, license: License) -> License:
+        known = self._find(key)
+        if known is None:
+            self._count += 1
+            return license.with_devices(devices_after(self._device_lines(key)))
+        return msgspec.structs.replace(
+            license,
+            hardware_id=known.hardware_id,
+            device_name=known.device_name,
+            devices=known.devices,
+            last_validation=known.last_validation,
+            validation_count=known.validation_count,
+        )
+
+    # ------------------------------------------------------------------------------------------------ finding
+    def _remember(self, names: Iterable[str], identity: str, place: int) -> None:
+        for name in (*names, identity):
+            self._place(name, place)
+
+    def _place(self, name: str, place: int) -> None:
+        self._recent[name_hash(name)].append(place)
+
+    def _places(self, name: str) -> Iterator[int]:
+        wanted = name_hash(name)
+        yield from dict.fromkeys([*self._index.find(wanted), *self._recent.get(wanted, ())])
+
+    def _history(self, names: Iterable[str], known: dict[int, Entry] | None = None) -> dict[int, Entry]:
+        """All entries that these names lead to, by offset: names lead to entries, and entries to further names."""
+        known, found = known or {}, {}
+        waiting = list(names)
+        seen = set(waiting)
+        while waiting:
+            name = waiting.pop()
+            for place in self._places(name):
+                if place & DEVICES or place in found:
+                    continue
+                entry = known.get(place) or self.ledger.line_at(place)
+                linked = entry.names()
+                if name in linked:
+                    found[place] = entry
+                    waiting += [other for other in linked if other not in seen]
+                    seen.update(linked)
+        return dict(sorted(found.items()))
+
+    def _device_lines(self, key: str) -> list[DeviceLine]:
+        places = sorted(place for place in self._places(key) if place & DEVICES)
+        lines = (self.devices.line_at(place ^ DEVICES) for place in places)
+        return [line for line in lines if line.license_key == key]
+
+    def _find(self, key: str) -> License | None:
+        return self._changed.get(key) or self._view.find(key)
+
+    def find_license(self, key: str) -> License | None:
+        with self._memory:
+            self.catch_up()
+            return self._find(key)
+
+    def find_by_id(self, license_id_text: str) -> tuple[str, License] | None:
+        low = int(license_id_text[4:20], 16)
+        with self._memory:
+            self.catch_up()
+            found = dict(self._view.find_by_hash(low, low + 1))
+            found |= {key: record for key, record in self._changed.items() if name_hash(key) == low}
+        return next((pair for pair in found.items() if license_id(pair[0]) == license_id_text), None)
+
+    def licenses(self, after: str = "") -> Iterator[tuple[str, License]]:
+        low = int(after[4:20], 16) + 1 if after else 0
+        while low < 1 << 64:
+            page, low = self._page(low)
+            yield from page
+
+    def _page(self, low: int, size: int = 500) -> tuple[list[tuple[str, License]], int]:
+        """About `size` licenses from `low` on, and from where to go on: the view with what changed since."""
+        with self._memory:
+            self.catch_up()
+            high = 1 << 64
+            found: dict[str, License] = {}
+            for key, record in self._view.find_by_hash(low, 1 << 64):
+                if len(found) == size:
+                    high = name_hash(key)
+                    break
+                found[key] = record
+            found |= {key: record for key, record in self._changed.items() if low <= name_hash(key) < high}
+        return sorted(found.items(), key=lambda pair: name_hash(pair[0])), high
+
+    def device_lines(self, key: str) -> list[DeviceLine]:
+        with self._memory:
+            self.catch_up()
+            return self._device_lines(key)
+
+    def history(self, names: Iterable[str]) -> list[Entry]:
+        with self._memory:
+            self.catch_up()
+            return list(self._history(names).values())
+
+    def find_event(self, identity: str) -> Entry | None:
+        with self._memory:
+            self.catch_up()
+            places = [place for place in self._places(identity) if not place & DEVICES]
+            entries = [entry for entry in map(self.ledger.line_at, places) if entry.identity == identity]
+        return max(entries, key=lambda entry: entry.revision, default=None)
+
+    def entries(self, after: Mark = START) -> Iterator[tuple[Mark, list[Entry]]]:
+        return self.ledger.batches(after)
+
+    # ------------------------------------------------------------------------------------------------ writing
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        with self._folder_lock.held(), self._memory:
+            self.catch_up()
+            if self._damage is not None:
+                raise StorageUnavailable(f"storage is damaged: {self._damage}")
+            try:
+                yield _FileTransaction(self)
+            except StorageUnavailable as error:
+                self._write_trouble = error.detail
+                raise
+
+    def wrote(self) -> None:
+        self._write_trouble = None
+
+    def count_usage(self, key: str, now: datetime) -> None:
+        with self._memory:
+            known = self._counts.get(key)
+            self._counts[key] = Count(known.number + 1, now) if known else Count(1, now)
+
+    # ------------------------------------------------------------------------------------------------ tidying
+    def tidy(self, force: bool = False) -> float | None:
+        now = time.monotonic()
+        wait = 0.0 if force else self._due_in(now)
+        if wait is None or wait > 0:
+            return wait
+        self._last_tidy = now
+        try:
+            with self._view_lock.held():
+                self._write_usage()
+                if force or self._view_is_behind() or (self._usage_written and now >= self._usage_due()):
+                    self._rewrite_view(now)
+            self._view_trouble = None
+        except (OSError, StorageUnavailable, DamagedFile) as error:
+            self._view_trouble = f"licenses.json is not up to date: {error}"
+            log.error("storage: %s", self._view_trouble)
+            return 5.0
+        return self._due_in(time.monotonic())
+
+    def _due_in(self, now: float) -> float | None:
+        """Seconds until something is due: usage and a view that is behind at once, counts alone at leisure."""
+        due = []
+        if self._counts or self._view_is_behind():
+            due.append(self._last_tidy + self._pace)
+        if self._usage_written:
+            due.append(max(self._last_tidy + self._pace, self._usage_due()))
+        return max(0.0, min(due) - now) if due else None
+
+    def _view_is_behind(self) -> bool:
+        """A small shop's view follows at once; a large one's when a tenth of it has changed."""
+        return self._recent_lines > (0 if self._count <= SMALL_SHOP else self._count // 10)
+
+    def _usage_due(self) -> float:
+        """Counts alone rewrite at most about a hundred licenses a second."""
+        return self._last_usage + self._count / 100
+
+    def _write_usage(self) -> None:
+        with self._memory:
+            counts, self._counts = self._counts, {}
+        try:
+            self._usage.add(counts)
+        except OSError:
+            with self._memory:
+                for key, count in counts.items():
+                    self._counts[key] = count.plus(self._counts[key]) if key in self._counts else count
+            raise
+        self._usage_written = self._usage_written or bool(counts)
+
+    def _rewrite_view(self, now: float) -> None:
+        """Under the view's lock. The folder lock is held only to know that nobody is in the middle of an append."""
+        durable.remove_leftovers(self.folder)
+        with self._memory:
+            self._take_newer_view()
+        with self._folder_lock.held(), self._memory:
+            self._catch_up_or_reload()
+            self.ledger.ensure_synced()
+            self.devices.ensure_synced()
+            view, index, changed, count = self._view, self._index, dict(self._changed), self._count
+            ledger, devices = self.ledger.mark, self.devices.mark
+            pairs = [(name, place) for name, places in self._recent.items() for place in places]
+        usage = self._fold_usage(view, changed)
+        write_index(self.folder / "history.idx", index, pairs, ledger, devices)
+        books = Books(ledger=ledger, devices=devices, usage=usage, count=count)
+        write_view(self.folder / "licenses.json", view, changed, books)
+        with self._memory:
+            self._load()
+            self._catch_up_all()
+        self._last_usage, self._usage_written = now, False
+
+    def _take_newer_view(self) -> bool:
+        """Where another process has written the view, what it covers need not be kept in memory any more."""
+        path = self.folder / "licenses.json"
+        newer = path.exists() and path.stat().st_ino != self._view.inode
+        if newer:
+            self._load()
+        return newer
+
+    def _fold_usage(self, view: View | EmptyView, changed: dict[str, License]) -> tuple[int, int]:
+        sums, mark, whole = self._usage.since(view.books.usage)
+        for key, count in sums.items():
+            if license := changed.get(key) or view.find(key):
+                before = (
+                    Count(0, count.last)
+                    if whole
+                    else Count(license.validation_count, license.last_validation or count.last)
+                )
+                after = before.plus(count)
+                changed[key] = msgspec.structs.replace(
+                    license, validation_count=after.number, last_validation=after.last
+                )
+        return self._usage.compact(mark) if self._usage.needs_compaction() else mark
+
+    def rebuild(self) -> int:
+        with self._view_lock.held(), self._folder_lock.held(), self._memory:
+            self._view, self._index = EmptyView(), HistoryIndex()
+            self._forget()
+            self.ledger.mark = self.devices.mark = Mark()
+            self._catch_up_all()
+        self.tidy(force=True)
+        return self._view.books.count
+
+    # ------------------------------------------------------------------------------------------------ health
+    def state(self, probe: bool = False) -> StoreState:
+        self.catch_up()
+        trouble = str(self._damage) if self._damage else self._write_trouble
+        if probe and not trouble:
+            try:
+                durable.probe(self.folder)
+            except OSError as error:
+                trouble = f"the data folder takes no bytes: {error.strerror or error}"
+        notices = [*self._notices, *([self._view_trouble] if self._view_trouble else [])]
+        return StoreState(
+            kind="flat files",
+            trouble=trouble,
+            licenses=self._count,
+            ledger_lines=self.ledger.mark.seq,
+            notices=tuple(notices),
+        )
+
+
+class _FileTransaction(Transaction):
+    def __init__(self, store: FlatFileStore) -> None:
+        self._store = store
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        self._store.ledger.append(entries)
+        self._done()
+
+    def append_devices(self, lines: Sequence[DeviceLine]) -> None:
+        self._store.ledger.ensure_synced()
+        self._store.devices.append(lines)
+        self._done()
+
+    def rest_on_disk(self) -> None:
+        self._store.ledger.ensure_synced()
+
+    def _done(self) -> None:
+        self._store.wrote()
+        self._store.catch_up()

@@ -1,0 +1,320 @@
+"""An append-only file of JSON lines, each with `seq` and `prev`, the SHA-256 of the line before it without its newline.
+
+Torn tails: readers consume to the last newline only. A writer seals the fragment that a killed writer left with a
+newline and goes on; the fragment stays, and the next line's `prev` covers its bytes. So an unreadable line is a sealed
+tail exactly when the next good line names its hash and continues the numbering; else the file is damaged.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+
+from server.errors import DamagedFile, StorageUnavailable
+from server.storage import durable
+
+CHUNK = 4 << 20
+
+
+class Chained(Protocol):
+    seq: int
+    prev: str | None
+    timestamp: datetime
+
+
+L = TypeVar("L", bound=Chained)
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    pairs = zip(units[::2], units[1::2], strict=True)
+    return "".join(f"\\u{high:02x}{low:02x}" for high, low in pairs), error.end
+
+
+codecs.register_error("keyledger-json", _escape)
+
+
+def ascii_json(value: object) -> bytes:
+    """JSON in ASCII alone, so that no line separator of any standard stands inside a line."""
+    raw = msgspec.json.encode(value)
+    return raw if raw.isascii() else raw.decode().encode("ascii", "keyledger-json")
+
+
+def line_hash(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """How far a log was read: byte position, the last good line's `seq`, and the hash of the last physical line."""
+
+    position: int = 0
+    seq: int = 0
+    head: str | None = None
+
+
+START = Mark()
+
+
+class Rewound(Exception):
+    """The file under a reader was replaced, cut or changed: what it knows has to be read anew."""
+
+
+class ChainedLog(Generic[L]):
+    """One log file as one process sees it. `mark` is how far `read_new` has come."""
+
+    def __init__(self, path: Path, line_type: type[L]) -> None:
+        self.path, self.line_type = path, line_type
+        self.mark = Mark()
+        self._decode: Callable[[bytes], L] = msgspec.json.Decoder(line_type).decode
+        self._descriptor, self._inode = -1, 0
+        self._synced = 0  # up to where this process saw an fsync succeed
+        self._suspect = False  # an fsync failed here: its pages may be lost, so this file is not written again
+
+    # ---------------------------------------------------------------------------------------------------- reading
+    def read_new(self) -> list[tuple[int, L]]:
+        """The good lines after `mark`, with their offsets, at most a chunk of them; moves `mark`.
+
+        Costs one stat when nothing is new. Raises Rewound, or DamagedFile where the chain is broken.
+        """
+        try:
+            found = os.stat(self.path)
+        except FileNotFoundError:
+            if self.mark.position:
+                raise Rewound from None
+            return []
+        if found.st_ino != self._inode:
+            self._open()
+            if self.mark.position and self._inode_changed_before():
+                raise Rewound
+        if found.st_size == self.mark.position:
+            return []
+        if found.st_size < self.mark.position:
+            raise Rewound
+        return self._read_chunk(found.st_size)
+
+    def _inode_changed_before(self) -> bool:
+        """Whether the newly opened file is not the one that `mark` speaks of."""
+        return self.head_before(self.mark.position) != self.mark.head
+
+    def _read_chunk(self, size: int) -> list[tuple[int, L]]:
+        start, want = self.mark.position, CHUNK
+        while True:
+            data = os.pread(self._descriptor, min(want, size - start), start)
+            end = data.rfind(b"\n") + 1
+            if end or start + len(data) >= size:
+                break
+            want *= 2  # a line longer than the chunk
+        lines, mark = self._link(data[:end], start)
+        if not lines and start + len(data) < size:
+            raise DamagedFile(self.path.name, self._line_number(start), "not a line of this log", RESTORE)
+        self.mark = mark
+        return lines
+
+    def _link(self, data: bytes, start: int) -> tuple[list[tuple[int, L]], Mark]:
+        """Check each line's chain and stop before unreadable lines that nothing follows yet."""
+        lines: list[tuple[int, L]] = []
+        mark, offset, sealed = self.mark, start, None
+        for raw in data.split(b"\n")[:-1]:
+            line = self._parse(raw)
+            if line is None:
+                sealed = line_hash(raw)
+            else:
+                if line.prev != (sealed or mark.head) or line.seq != mark.seq + 1:
+                    raise DamagedFile(
+                        self.path.name, self._line_number(offset), "the chain breaks here: it does not follow", RESTORE
+                    )
+                lines.append((offset, line))
+                mark, sealed = Mark(offset + len(raw) + 1, line.seq, line_hash(raw)), None
+            offset += len(raw) + 1
+        return lines, mark
+
+    def _parse(self, raw: bytes) -> L | None:
+        try:
+            return self._decode(raw)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+
+    def line_at(self, offset: int) -> L:
+        """The line that begins at `offset`. Raises DamagedFile when none does."""
+        raw = self._raw_at(offset)
+        line = self._parse(raw)
+        if line is None:
+            raise DamagedFile(self.path.name, self._line_number(offset), "the line cannot be read", RESTORE)
+        return line
+
+    def _raw_at(self, offset: int) -> bytes:
+        if self._descriptor < 0:
+            self._open()
+        size = 4096
+        while True:
+            data = os.pread(self._descriptor, size, offset)
+            end = data.find(b"\n")
+            if end >= 0:
+                return data[:end]
+            if len(data) < size:
+                return data
+            size *= 8
+
+    def head_before(self, position: int) -> str | None:
+        """The hash of the physical line that ends at `position`; None at the start or where no line ends there."""
+        if position <= 0:
+            return None
+        if self._descriptor < 0:
+            self._open()
+        size = 4096
+        while True:
+            start = max(0, position - size)
+            data = os.pread(self._descriptor, position - start, start)
+            if len(data) != position - start or not data.endswith(b"\n"):
+                return None
+            begin = data.rfind(b"\n", 0, -1) + 1
+            if begin or start == 0:
+                return line_hash(data[begin:-1])
+            size *= 8
+
+    def batches(self, after: Mark) -> Iterator[tuple[Mark, list[L]]]:
+        """The good lines behind `after`, a chunk at a time with the mark behind it, over a descriptor of its own."""
+        for mark, found in self._chunks(after):
+            yield mark, [line for _, line in found]
+
+    def lines(self) -> Iterator[tuple[int, L]]:
+        """All good lines from the start with their offsets; checks the chain as it goes."""
+        for _, found in self._chunks(START):
+            yield from found
+
+    def _chunks(self, after: Mark) -> Iterator[tuple[Mark, list[tuple[int, L]]]]:
+        reader = ChainedLog(self.path, self.line_type)
+        reader.mark = after
+        try:
+            while found := reader.read_new():
+                yield reader.mark, found
+        finally:
+            reader.close()
+
+    def size(self) -> int:
+        try:
+            return os.stat(self.path).st_size
+        except FileNotFoundError:
+            return 0
+
+    def _line_number(self, offset: int) -> int:
+        """Which physical line begins at `offset`, counted from 1."""
+        count, at = 1, 0
+        while at < offset and (data := os.pread(self._descriptor, min(CHUNK, offset - at), at)):
+            count += data.count(b"\n")
+            at += len(data)
+        return count
+
+    # ---------------------------------------------------------------------------------------------------- writing
+    def append(self, records: Sequence[L]) -> None:
+        """Chain these records to the log and fsync them; the caller holds the folder lock and has read everything.
+
+        Raises StorageUnavailable, and then none of them counts.
+        """
+        try:
+            self._ready_to_write()
+            durable.write_all(self._descriptor, self._chained(records))
+        except OSError as error:
+            self._cut()
+            raise self._unavailable(error) from error
+        self.sync()
+
+    def sync(self) -> None:
+        """fsync what stands in the file; after a failure this file is never synced again, but left for a fresh one."""
+        try:
+            durable.sync(self._descriptor)
+        except OSError as error:
+            self._suspect = True
+            self._cut()
+            raise self._unavailable(error) from error
+        self._synced = os.fstat(self._descriptor).st_size
+
+    def ensure_synced(self) -> None:
+        """Before an answer rests on lines that this process did not fsync itself: their writer may have been killed."""
+        if self.mark.position <= self._synced:
+            return
+        try:
+            self._ready_to_write()
+        except OSError as error:
+            raise self._unavailable(error) from error
+        self.sync()
+
+    def _unavailable(self, error: OSError) -> StorageUnavailable:
+        return StorageUnavailable(f"{self.path.name} cannot be written: {error.strerror or error}")
+
+    def _ready_to_write(self) -> None:
+        if self._suspect:
+            self._move_to_fresh_file()
+        elif self._descriptor < 0:
+            os.close(durable.open_for_append(self.path))
+            self._open()
+
+    def _chained(self, records: Sequence[L]) -> bytes:
+        head, seq, out = self.mark.head, self.mark.seq, []
+        if fragment := self._fragment():
+            head = line_hash(fragment.rstrip(b"\n").rpartition(b"\n")[2])
+            out.append(b"" if fragment.endswith(b"\n") else b"\n")
+        for record in records:
+            seq += 1
+            record.seq, record.prev = seq, head
+            line = ascii_json(record)
+            head = line_hash(line)
+            out.append(line + b"\n")
+        return b"".join(out)
+
+    def _fragment(self) -> bytes:
+        """What a killed writer left behind the last good line."""
+        return os.pread(self._descriptor, 1 << 30, self.mark.position)
+
+    def _cut(self) -> None:
+        """After a failed append: nobody was promised these bytes. Where they stay, they are a torn tail."""
+        with suppress(OSError):
+            os.ftruncate(self._descriptor, self.mark.position)
+            if self._suspect:
+                self._move_to_fresh_file()
+
+    def _move_to_fresh_file(self) -> None:
+        """Copy the good prefix to a new file in the old one's place: the failed pages are left behind with the old."""
+        durable.replace(self.path, self._good_prefix())
+        self._open()
+        self._suspect = False
+        self._synced = self.mark.position
+
+    def _good_prefix(self) -> Iterator[bytes]:
+        at = 0
+        while at < self.mark.position:
+            data = os.pread(self._descriptor, min(CHUNK, self.mark.position - at), at)
+            if not data:
+                raise OSError(f"{self.path.name} is shorter than what was read from it")
+            yield data
+            at += len(data)
+
+    def _open(self) -> None:
+        """For appending where that is allowed, else for reading: a read-only folder still validates."""
+        self.close()
+        flags = os.O_APPEND | os.O_CLOEXEC
+        try:
+            self._descriptor = os.open(self.path, os.O_RDWR | flags)
+        except FileNotFoundError:
+            return
+        except OSError:
+            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._inode = os.fstat(self._descriptor).st_ino
+        self._synced = 0
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor, self._inode = -1, 0
+
+
+RESTORE = "Restore the file from a backup; `scripts/audit.py verify` names every damaged line"

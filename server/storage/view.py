@@ -1,0 +1,194 @@
+"""`licenses.json`: the lean records of all licenses in one JSON file that is always whole.
+
+One record a line, in the order of the keys' SHA-256, bookkeeping in the last line. Those hashes are spread evenly, so a
+look-up guesses its place in the mapped file and is there after a few steps (interpolation search): no table to keep,
+no memory per license, and rewriting copies what did not change as it stands.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from server.domain.license import License
+from server.domain.purchase import name_hash
+from server.storage import durable
+from server.storage.log import Mark, ascii_json
+
+FORMAT = 1
+HEAD = b'{"format": 1, "licenses": {\n'
+MIDDLE = b"\n}, "
+_SEPARATOR = b",\n"
+_OPEN = b'": {"email":'  # ends a key: inside one, every quote would be escaped
+_READ = 1 << 20
+
+
+class Books(msgspec.Struct, frozen=True, kw_only=True):
+    """The bookkeeping of a view: up to where of each log it covers, and how many licenses it holds."""
+
+    ledger: Mark = Mark()
+    devices: Mark = Mark()
+    usage: tuple[int, int] = (0, 0)
+    count: int = 0
+    checksum: str = ""
+
+
+class ViewDamaged(Exception):
+    """The view cannot be trusted; it is rebuilt from the logs."""
+
+
+class View:
+    """A written view, mapped into memory and never changed."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises FileNotFoundError, or ViewDamaged when the file is not exactly what was once written."""
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            self.inode, self.size = status.st_ino, status.st_size
+            self.books, body_end = _check(file.fileno(), self.size)
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._start, self._end = len(HEAD), body_end
+        self._decode = msgspec.json.Decoder(License).decode
+
+    def find(self, key: str) -> License | None:
+        _, _, line = self._seek(name_hash(key), key)
+        return self._decode(_record(line)) if line else None
+
+    def find_by_hash(self, low: int, high: int) -> Iterator[tuple[str, License]]:
+        """The licenses whose keys' hashes lie from `low` to before `high`, in the order of the file."""
+        at, _, _ = self._seek(low, None)
+        while at < self._end:
+            end = self._line_end(at)
+            key, record = self._read(at, end)
+            if name_hash(key) >= high:
+                return
+            yield key, record
+            at = end + len(_SEPARATOR)
+
+    def rewritten(self, changed: Mapping[str, License]) -> Iterator[memoryview | bytes]:
+        """The body of a new view in pieces: these records put in, the rest copied."""
+        whole = memoryview(self._map)
+        at, first = self._start, True
+        for key in sorted(changed, key=_place):
+            begin, end, _ = self._seek(name_hash(key), key)
+            if begin > at:
+                yield from _piece(whole[at : begin - len(_SEPARATOR)], first)
+                first = False
+            yield from _piece(record_line(key, changed[key]), first)
+            first = False
+            at = end
+        if at < self._end:
+            yield from _piece(whole[at : self._end], first)
+
+    def _seek(self, wanted: int, key: str | None) -> tuple[int, int, bytes]:
+        """Where a key's line begins, where the next one begins, and the line; empty, at its place, where it is not."""
+        low, high = self._start, self._end
+        low_hash, high_hash = 0, 1 << 64
+        steps = 0
+        while low < high:
+            steps += 1
+            share = (wanted - low_hash) / max(1, high_hash - low_hash) if steps < 16 else 0.5
+            guess = min(high - 1, low + int((high - low) * share))
+            begin = self._line_begin(guess)
+            end = self._line_end(begin)
+            found = self._key(begin, end)
+            found_hash = name_hash(found)
+            if found == key:
+                return begin, min(end + len(_SEPARATOR), self._end), self._map[begin:end]
+            if found_hash < wanted or (found_hash == wanted and key is not None and _place(found) < _place(key)):
+                low, low_hash = min(end + len(_SEPARATOR), self._end), found_hash
+            else:
+                high, high_hash = begin, found_hash
+        return low, low, b""
+
+    def _line_begin(self, at: int) -> int:
+        return max(self._map.rfind(b"\n", self._start - 1, at) + 1, self._start)
+
+    def _line_end(self, begin: int) -> int:
+        """Where the record that begins here ends, before its comma."""
+        end = self._map.find(_SEPARATOR, begin, self._end)
+        return end if end >= 0 else self._end
+
+    def _key(self, begin: int, end: int) -> str:
+        quote = self._map.find(_OPEN, begin, end)
+        raw = self._map[begin + 1 : quote]
+        return raw.decode() if b"\\" not in raw else str(json.loads(b'"' + raw + b'"'))
+
+    def _read(self, begin: int, end: int) -> tuple[str, License]:
+        return self._key(begin, end), self._decode(_record(self._map[begin:end]))
+
+
+class EmptyView:
+    """The view of an empty shop, or of one whose file is about to be rebuilt."""
+
+    inode, size = 0, 0
+    books = Books()
+
+    def find(self, key: str) -> License | None:
+        return None
+
+    def find_by_hash(self, low: int, high: int) -> Iterator[tuple[str, License]]:
+        return iter(())
+
+    def rewritten(self, changed: Mapping[str, License]) -> Iterator[memoryview | bytes]:
+        for place, key in enumerate(sorted(changed, key=_place)):
+            yield from _piece(record_line(key, changed[key]), place == 0)
+
+
+def write_view(path: Path, view: View | EmptyView, changed: Mapping[str, License], books: Books) -> None:
+    """Put a new view in the old one's place."""
+    durable.replace(path, _pieces(view, changed, books))
+
+
+def _pieces(view: View | EmptyView, changed: Mapping[str, License], books: Books) -> Iterator[bytes | memoryview]:
+    digest = hashlib.sha256(HEAD)
+    yield HEAD
+    for piece in view.rewritten(changed):
+        digest.update(piece)
+        yield piece
+    told = ascii_json(msgspec.structs.replace(books, checksum=digest.hexdigest()))
+    yield MIDDLE + b'"books": ' + told + b"}\n"
+
+
+def record_line(key: str, record: License) -> bytes:
+    return ascii_json(key) + b": " + ascii_json(record)
+
+
+def _record(line: bytes) -> bytes:
+    return line[line.index(_OPEN) + 3 :]
+
+
+def _piece(data: bytes | memoryview, first: bool) -> Iterator[bytes | memoryview]:
+    if not first:
+        yield _SEPARATOR
+    yield data
+
+
+def _place(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
+
+
+def _check(descriptor: int, size: int) -> tuple[Books, int]:
+    """The bookkeeping and where the body ends, read without mapping: the checksum's pages need not stay in memory."""
+    tail_at = max(0, size - 4096)
+    tail = os.pread(descriptor, size - tail_at, tail_at)
+    begin = tail.rfind(MIDDLE + b'"books": ')
+    if begin < 0 or not tail.endswith(b"}\n"):
+        raise ViewDamaged("it is cut off or not a view")
+    try:
+        books = msgspec.json.decode(tail[begin + len(MIDDLE) + 9 : -2], type=Books)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ViewDamaged(f"its bookkeeping cannot be read ({error})") from None
+    end = tail_at + begin
+    digest = hashlib.sha256()
+    for at in range(0, end, _READ):
+        digest.update(os.pread(descriptor, min(_READ, end - at), at))
+    if digest.hexdigest() != books.checksum:
+        raise ViewDamaged("its checksum does not match: it was damaged, or changed by hand")
+    return books, end
