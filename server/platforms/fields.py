@@ -1,0 +1,108 @@
+"""Reading a platform's form or JSON body: flat names, text values, errors that name the field."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from server.errors import BadRequest
+
+MOST_FIELDS = 1000
+_FLAGS = {"true": True, "1": True, "false": False, "0": False, "": False}
+
+
+class Fields:
+    """The fields of one body by their flat names (`card[visual]`); of a name given twice the last one counts."""
+
+    def __init__(self, pairs: list[tuple[str, str]]) -> None:
+        self._values = dict(pairs)
+        for name, value in pairs:
+            if "\0" in value or "\0" in name:
+                raise BadRequest(f"{name[:80]!r}: holds a NUL character")
+
+    @classmethod
+    def from_form(cls, body: bytes) -> Fields:
+        try:
+            pairs = parse_qsl(body, keep_blank_values=True, max_num_fields=MOST_FIELDS)
+        except ValueError as error:
+            raise BadRequest(f"body: {error}") from None
+        return cls([(name.decode("utf-8", "replace"), value.decode("utf-8", "replace")) for name, value in pairs])
+
+    @classmethod
+    def from_json(cls, body: bytes) -> Fields:
+        try:
+            found = msgspec.json.decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
+            raise BadRequest(f"body: not JSON ({str(error)[:120]})") from None
+        if not isinstance(found, dict):
+            raise BadRequest("body: not a JSON object")
+        pairs = [pair for name, value in found.items() for pair in _flattened(str(name), value)]
+        if len(pairs) > MOST_FIELDS:
+            raise BadRequest(f"body: more than {MOST_FIELDS} fields")
+        return cls(pairs)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
+    def text(self, name: str) -> str | None:
+        """None for a missing and for an empty field: forms cannot tell them apart."""
+        return self._values.get(name) or None
+
+    def required(self, name: str) -> str:
+        value = self.text(name)
+        if value is None:
+            raise BadRequest(f"{name}: is missing")
+        if len(value) > 512:
+            raise BadRequest(f"{name}: is longer than 512 characters")
+        return value
+
+    def number(self, name: str, default: int, low: int = 0, high: int = 10**12) -> int:
+        value = self.text(name)
+        if value is None:
+            return default
+        if not (value.isascii() and value.removeprefix("-").isdigit() and len(value) < 19):
+            raise BadRequest(f"{name}: {value[:40]!r} is no whole number")
+        if not low <= int(value) <= high:
+            raise BadRequest(f"{name}: {value} is not between {low} and {high}")
+        return int(value)
+
+    def flag(self, name: str) -> bool:
+        value = (self.text(name) or "").lower()
+        if value not in _FLAGS:
+            raise BadRequest(f"{name}: {value[:40]!r} is neither true nor false")
+        return _FLAGS[value]
+
+    def moment(self, name: str) -> datetime | None:
+        """RFC 3339; without an offset it is UTC."""
+        value = self.text(name)
+        if value is None:
+            return None
+        try:
+            found = datetime.fromisoformat(value)
+            return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+        except (ValueError, OverflowError):
+            raise BadRequest(f"{name}: {value[:40]!r} is no date and time") from None
+
+    def group(self, name: str) -> dict[str, str]:
+        """The members of `name[...]`."""
+        start = f"{name}["
+        return {key[len(start) : -1]: value for key, value in self._values.items() if key.startswith(start)}
+
+    def as_json(self) -> msgspec.Raw:
+        return msgspec.Raw(msgspec.json.encode(self._values))
+
+
+def _flattened(name: str, value: object) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for inner, deeper in value.items():
+            yield from _flattened(f"{name}[{inner}]", deeper)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _flattened(f"{name}[]", item)
+    elif isinstance(value, bool):
+        yield name, "true" if value else "false"
+    else:
+        yield name, "" if value is None else str(value)
