@@ -26,10 +26,10 @@ class Fields:
     @classmethod
     def from_form(cls, body: bytes) -> Fields:
         try:
-            pairs = parse_qsl(body, keep_blank_values=True, max_num_fields=MOST_FIELDS)
+            text = body.decode("utf-8", "replace")
+            return cls(parse_qsl(text, keep_blank_values=True, max_num_fields=MOST_FIELDS))
         except ValueError as error:
             raise BadRequest(f"body: {error}") from None
-        return cls([(name.decode("utf-8", "replace"), value.decode("utf-8", "replace")) for name, value in pairs])
 
     @classmethod
     def from_json(cls, body: bytes) -> Fields:

@@ -1,0 +1,1 @@
+"""Use cases: what happens when a platform, an app or the owner says something."""

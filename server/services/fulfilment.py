@@ -1,0 +1,248 @@
+"""Fulfilment: from what a platform says to a line in the ledger, and so to licenses and letters."""
+
+from __future__ import annotations
+
+import calendar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+
+from server.domain import keys
+from server.domain.catalogue import Catalogue, Product
+from server.domain.fold import fold
+from server.domain.license import License, Reason
+from server.domain.purchase import CHARGES, Entry, EventKind, Grant, Outcome, PurchaseEvent
+from server.services.catalogue_file import CatalogueFile
+from server.storage.base import Store, Transaction
+
+TEST_DAYS = 7
+_HELD = {EventKind.PENDING: Outcome.PENDING, EventKind.IGNORED: Outcome.IGNORED}
+_INACTIVE = {Reason.REVOKED: Outcome.REVOKED, Reason.CHARGEBACK: Outcome.REVOKED, Reason.REFUNDED: Outcome.REVOKED}
+_EXTENDING = CHARGES | {EventKind.OWNER_EXTEND, EventKind.SUBSCRIPTION_ENDED, EventKind.SUBSCRIPTION_RESTARTED}
+
+Licenses = Mapping[str, License]
+
+
+class Fulfilment:
+    def __init__(self, store: Store, catalogue: CatalogueFile, secret: str, clock: Callable[[], datetime]) -> None:
+        self.store, self._catalogue, self._secret, self._clock = store, catalogue, secret, clock
+
+    def record(self, events: Sequence[PurchaseEvent]) -> list[Entry]:
+        """Write each event's ledger line and bring its licenses to what the set of events says.
+
+        A repeat writes nothing and gives the first line again. Returns only when the lines are on disk. Raises
+        StorageUnavailable, and then nothing was promised.
+        """
+        with self.store.transaction() as books:
+            return [self._record(books, event) for event in events]
+
+    def _record(self, books: Transaction, event: PurchaseEvent) -> Entry:
+        if seen := self.store.find_event(event.identity):
+            books.rest_on_disk()
+            return seen
+        entry = self.decide(event)
+        books.append([entry])
+        return entry
+
+    def complete(self, entry: Entry, event: PurchaseEvent) -> Entry | None:
+        """Issue a held or unmapped sale now; None while its product is not mapped. `event` may mend what was said."""
+        with self.store.transaction() as books:
+            newest = self.store.find_event(entry.identity) or entry
+            if newest.outcome not in (Outcome.PENDING, Outcome.UNMAPPED):
+                return newest
+            mended = msgspec.structs.replace(event, event=EventKind.OWNER_FULFIL)
+            decided = self.decide(mended, revision=newest.revision + 1)
+            if not decided.grants:
+                return None
+            books.append([decided])
+            return decided
+
+    # ------------------------------------------------------------------------------------------------ deciding
+    def decide(
+        self,
+        event: PurchaseEvent,
+        *,
+        grants: tuple[Grant, ...] | None = None,
+        names: Iterable[str] = (),
+        overrides: tuple[str, ...] = (),
+        revision: int = 0,
+        expiry: datetime | None = None,
+    ) -> Entry:
+        """The ledger line of an event, with what it grants and what it did; the caller holds the transaction.
+
+        An owner's decision names the licenses that it is about (`names`), since it has no sale of its own.
+        """
+        catalogue, names = self._catalogue.current(), tuple(names)
+        history = self.store.history([*event.names(), *names])
+        before = fold(history)
+        product = catalogue.for_sale(
+            event.source, [i for i in (event.source_product_id, *event.product_aliases) if i], event.variants
+        )
+        if grants is None:
+            grants = self._grants(event, catalogue, product, before)
+        entry = _line(event, self._clock(), product, grants, names, overrides, revision, expiry)
+        after = fold([*history, entry])
+        entry.outcome = _outcome(entry, before, after)
+        if entry.outcome not in (Outcome.PENDING, Outcome.UNMAPPED, Outcome.IGNORED):
+            _tell_licenses(entry, names or _current(after, [*history, entry]), after)
+        return entry
+
+    def _grants(
+        self, event: PurchaseEvent, catalogue: Catalogue, product: Product | None, before: Licenses
+    ) -> tuple[Grant, ...]:
+        if event.event is EventKind.SUBSCRIPTION_ENDED:
+            return self._paid_off(event, catalogue, before)
+        if event.event is EventKind.SUBSCRIPTION_UPDATED:
+            return self._new_plan(event, catalogue, product, before)
+        if event.event not in CHARGES:
+            return ()
+        if product is None:
+            return self._as_before(event, catalogue, before)
+        children = catalogue.children(product)
+        found = [(child, self.key_for(event, child)) for child in children]
+        if len(found) == 1 and len(before) == 1 and found[0][1] not in before:
+            found = [(children[0], next(iter(before)))]  # the subscription's license keeps its key through plan changes
+        return tuple(self.grant(event, child, key) for child, key in found)
+
+    def key_for(self, event: PurchaseEvent, product: Product, reissue: int = 0) -> str:
+        return keys.derive(self._secret, event.source, event.order, product.id, reissue, product.key_prefix)
+
+    def grant(self, event: PurchaseEvent, product: Product, key: str) -> Grant:
+        return Grant(
+            product_id=product.id,
+            license_key=key,
+            max_devices=product.max_devices * event.quantity,
+            until=self._until(event, product.duration_days),
+            grace_days=product.grace_days,
+        )
+
+    def _until(self, event: PurchaseEvent, duration_days: int | None) -> datetime | None:
+        """Paid until when: the platform's own period goes before the product's, since one product may be sold by the
+        month and by the year. A test sale ends after a week."""
+        now = self._clock()
+        if event.is_test:
+            return now + timedelta(days=TEST_DAYS)
+        start = event.purchase_date or now
+        if event.months is not None:
+            return add_months(start, event.months)
+        return start + timedelta(days=duration_days) if duration_days is not None else None
+
+    def _as_before(self, event: PurchaseEvent, catalogue: Catalogue, before: Licenses) -> tuple[Grant, ...]:
+        """A renewal of a product that is not mapped any more renews what the customer has."""
+        grants = []
+        for key, license in before.items() if event.event is EventKind.RENEWAL else ():
+            product = catalogue.find(license.product_id)
+            until = self._until(event, product.duration_days if product else None)
+            if until is not None or license.expiry_date is None:
+                grants.append(
+                    Grant(
+                        product_id=license.product_id or "",
+                        license_key=key,
+                        max_devices=license.max_devices,
+                        until=until,
+                        grace_days=license.grace_days,
+                    )
+                )
+        return tuple(grants)
+
+    def _new_plan(
+        self, event: PurchaseEvent, catalogue: Catalogue, product: Product | None, before: Licenses
+    ) -> tuple[Grant, ...]:
+        """Seats and product of a changed plan; no key, since it is the license's that the subscription has."""
+        if product is None:
+            held = [catalogue.find(license.product_id) for license in before.values()]
+            children = tuple(child for child in held if child is not None)
+        else:
+            children = catalogue.children(product)
+        return tuple(msgspec.structs.replace(self.grant(event, child, ""), until=None) for child in children)
+
+    def _paid_off(self, event: PurchaseEvent, catalogue: Catalogue, before: Licenses) -> tuple[Grant, ...]:
+        """All instalments of a product that is sold for life are paid: the license stays, for life."""
+        if not event.is_paid_off:
+            return ()
+        held = [(key, catalogue.find(license.product_id)) for key, license in before.items()]
+        return tuple(
+            msgspec.structs.replace(self.grant(event, product, key), until=None)
+            for key, product in held
+            if product is not None and product.duration_days is None
+        )
+
+
+def _line(
+    event: PurchaseEvent,
+    now: datetime,
+    product: Product | None,
+    grants: tuple[Grant, ...],
+    names: tuple[str, ...],
+    overrides: tuple[str, ...],
+    revision: int,
+    expiry: datetime | None,
+) -> Entry:
+    return Entry(
+        **msgspec.structs.asdict(event),
+        seq=0,
+        timestamp=now,
+        prev=None,
+        product_id=product.id if product else grants[0].product_id if grants else None,
+        tier=product.tier if product else None,
+        license_keys=names,
+        outcome=_HELD.get(event.event, Outcome.RECORDED),
+        expiry_date=expiry,
+        grants=grants,
+        overrides=overrides,
+        revision=revision,
+    )
+
+
+def _tell_licenses(entry: Entry, current: Iterable[str], after: Licenses) -> None:
+    """Write into the line which licenses it is about, and how long they are valid now."""
+    entry.license_keys = tuple(current)
+    licenses = [after[key] for key in entry.license_keys if key in after]
+    if licenses and entry.event is not EventKind.OWNER_EXTEND:
+        entry.expiry_date = licenses[0].expiry_date
+        entry.product_id = entry.product_id or licenses[0].product_id
+
+
+def _current(after: Licenses, entries: Iterable[Entry]) -> list[str]:
+    """The keys of this purchase that were not replaced by a reissue."""
+    replaced = {grant.replaces for entry in entries for grant in entry.grants}
+    return [key for key in after if key not in replaced]
+
+
+def _outcome(entry: Entry, before: Licenses, after: Licenses) -> Outcome:
+    """What the line did to its licenses, as one word."""
+    if entry.event in _HELD:
+        return _HELD[entry.event]
+    if entry.event in CHARGES and not after:
+        return Outcome.PENDING if entry.grants else Outcome.UNMAPPED
+    if entry.event in CHARGES and not entry.grants:
+        return Outcome.UNMAPPED
+    changes = {_change(entry, before.get(key), license) for key, license in after.items()}
+    strongest = (Outcome.REVOKED, Outcome.SUSPENDED, Outcome.ISSUED, Outcome.EXTENDED, Outcome.REINSTATED)
+    return next((outcome for outcome in strongest if outcome in changes), Outcome.RECORDED)
+
+
+def _change(entry: Entry, before: License | None, after: License) -> Outcome:
+    if before is None and after.is_active:
+        return Outcome.ISSUED
+    if not after.is_active:
+        was_active = before is None or before.is_active
+        return (
+            _INACTIVE.get(after.inactive_reason or Reason.SUSPENDED, Outcome.SUSPENDED)
+            if was_active
+            else Outcome.RECORDED
+        )
+    assert before is not None
+    longer = before.expiry_date is not None and (after.expiry_date is None or after.expiry_date > before.expiry_date)
+    if entry.event is EventKind.RENEWAL or (longer and entry.event in _EXTENDING and before.is_active):
+        return Outcome.EXTENDED
+    return Outcome.RECORDED if before.is_active else Outcome.REINSTATED
+
+
+def add_months(moment: datetime, months: int) -> datetime:
+    """The same day some months later; the last day of a shorter month."""
+    years, month = divmod(moment.month - 1 + months, 12)
+    year = moment.year + years
+    day = min(moment.day, calendar.monthrange(year, month + 1)[1])
+    return moment.replace(year=year, month=month + 1, day=day)

@@ -1,0 +1,382 @@
+"""The license manager: every verb that a desktop app or the owner has on licenses."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from server.domain import keys
+from server.domain.catalogue import Catalogue, Product
+from server.domain.fold import blocking
+from server.domain.license import Claim, Code, Device, DeviceEvent, DeviceLine, License, judge, recent_moves
+from server.domain.purchase import Entry, EventKind, Grant, PurchaseEvent
+from server.errors import Conflict, NotFound, Unprocessable
+from server.services.catalogue_file import CatalogueFile
+from server.services.fulfilment import Fulfilment
+from server.storage.base import Store
+
+OWNER = "owner"
+FOR_LIFE = -1  # as duration_days: whatever the product's duration is
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a validation: a value, not an exception. `activated` tells that a seat was taken just now."""
+
+    code: Code
+    key: str | None = None
+    license: License | None = None
+    product: Product | None = None
+    features: list[str] = []
+    device: Device | None = None
+    activated: bool = False
+
+    @property
+    def valid(self) -> bool:
+        return self.code is Code.VALID
+
+
+class LicenseManager:
+    def __init__(
+        self, store: Store, catalogue: CatalogueFile, fulfilment: Fulfilment, clock: Callable[[], datetime]
+    ) -> None:
+        self.store, self._catalogue, self._fulfilment, self._clock = store, catalogue, fulfilment, clock
+
+    # ------------------------------------------------------------------------------------------------ desktop apps
+    def validate(self, license_key: str, claim: Claim) -> Verdict:
+        """The verdict on a key. A new device takes a free seat unless `claim.bind` is false; a repeat takes none.
+
+        Raises StorageUnavailable only where a seat has to be written and cannot be.
+        """
+        now, catalogue = self._clock(), self._catalogue.current()
+        key, license = self._read_key(license_key, catalogue)
+        license = license.at(now) if license else None
+        code = judge(license, claim, catalogue, now)
+        if code is not Code.VALID or license is None:
+            return self._verdict(code, key, license, catalogue)
+        if claim.hardware_id is not None and not license.knows(claim.hardware_id):
+            return self._bind(key, claim, catalogue, now)
+        self.store.count_usage(key, now)
+        return self._verdict(code, key, license, catalogue, device=self._device(key, license, claim.hardware_id))
+
+    def activate(self, license_key: str, claim: Claim) -> Verdict:
+        return self.validate(license_key, msgspec.structs.replace(claim, bind=True))
+
+    def deactivate(self, license_key: str, hardware_id: str) -> Verdict:
+        """Free the device's seat; again and again with the same answer."""
+        now, catalogue = self._clock(), self._catalogue.current()
+        key, license = self._read_key(license_key, catalogue)
+        if license is not None and license.knows(hardware_id):
+            with self.store.transaction() as books:
+                license = self.store.find_license(key) or license
+                if license.knows(hardware_id):
+                    books.append_devices(
+                        [
+                            DeviceLine(
+                                timestamp=now,
+                                event=DeviceEvent.DEACTIVATION,
+                                license_key=key,
+                                hardware_id=hardware_id,
+                            )
+                        ]
+                    )
+                    license = self.store.find_license(key)
+        license = license.at(now) if license else None
+        return self._verdict(judge(license, Claim(), catalogue, now), key, license, catalogue)
+
+    def _bind(self, key: str, claim: Claim, catalogue: Catalogue, now: datetime) -> Verdict:
+        """Take a seat: judged again under the lock, where nobody else can take the same one."""
+        assert claim.hardware_id is not None
+        with self.store.transaction() as books:
+            license = self.store.find_license(key)
+            license = license.at(now) if license else None
+            code = judge(license, claim, catalogue, now)
+            activated = False
+            if code is Code.VALID and license is not None and not license.knows(claim.hardware_id):
+                if recent_moves(self.store.device_lines(key), now) >= self._moves(license, catalogue):
+                    code = Code.TOO_MANY_MACHINES
+                else:
+                    line = DeviceLine(
+                        timestamp=now,
+                        event=DeviceEvent.ACTIVATION,
+                        license_key=key,
+                        hardware_id=claim.hardware_id,
+                        device_name=claim.device_name,
+                    )
+                    books.append_devices([line])
+                    activated = True
+                    license = self.store.find_license(key)
+                    license = license.at(now) if license else None
+        if code is not Code.VALID or license is None:
+            return self._verdict(code, key, license, catalogue)
+        self.store.count_usage(key, now)
+        device = self._device(key, license, claim.hardware_id)
+        return self._verdict(code, key, license, catalogue, device=device, activated=activated)
+
+    def _moves(self, license: License, catalogue: Catalogue) -> int:
+        product = catalogue.find(license.product_id)
+        per_seat = product.device_moves if product else Product(name="").device_moves
+        return per_seat * license.max_devices
+
+    def _device(self, key: str, license: License, hardware_id: str | None) -> Device | None:
+        """The device as it is bound; only the device log knows since when the first one is."""
+        if hardware_id is None:
+            return None
+        for device in license.devices:
+            if device.hardware_id == hardware_id:
+                return device
+        lines = [line for line in self.store.device_lines(key) if line.hardware_id == hardware_id]
+        bound_at = lines[-1].timestamp if lines else license.created_date
+        return Device(hardware_id, license.device_name, bound_at)
+
+    def _verdict(
+        self,
+        code: Code,
+        key: str,
+        license: License | None,
+        catalogue: Catalogue,
+        device: Device | None = None,
+        activated: bool = False,
+    ) -> Verdict:
+        if license is None:
+            return Verdict(code=code)
+        product = catalogue.find(license.product_id)
+        features = catalogue.features(product, license.tier, license.features)
+        return Verdict(
+            code=code,
+            key=key,
+            license=license,
+            product=product,
+            features=features,
+            device=device,
+            activated=activated,
+        )
+
+    def _read_key(self, typed: str, catalogue: Catalogue) -> tuple[str, License | None]:
+        """The license that a typed key means: an exact match goes before the forgiving one."""
+        for key in keys.readings(typed, catalogue.prefixes):
+            if license := self.store.find_license(key):
+                return key, license
+        return typed, None
+
+    # ------------------------------------------------------------------------------------------------ the owner
+    def get(self, name: str) -> tuple[str, License]:
+        """Key and license of a key, as typed, or of a public id. Raises NotFound."""
+        found = self.store.find_by_id(name) if is_license_id(name) else None
+        if found is None:
+            key, license = self._read_key(name, self._catalogue.current())
+            if license is None:
+                raise NotFound("there is no such license")
+            found = key, license
+        return found[0], found[1].at(self._clock())
+
+    def create_license(
+        self,
+        email: str,
+        customer_name: str,
+        expires_days: int | None = None,
+        purchase_info: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Issue a license for a purchase and return its key; the same purchase always gives the same key.
+
+        `purchase_info` may name `source`, `sale_id`, `product_id` (of our catalogue), `quantity`, `price` (decimal
+        string), `currency`, `purchase_date` and `is_test`. `expires_days` None takes the product's duration.
+        """
+        info = dict(purchase_info or {})
+        entry = self.issue(
+            email=email,
+            customer_name=customer_name,
+            product_id=info.pop("product_id", None),
+            duration_days=expires_days,
+            **{name: info[name] for name in _PURCHASE_INFO if name in info},
+        )
+        return entry.license_keys[0]
+
+    def issue(
+        self,
+        *,
+        email: str,
+        customer_name: str,
+        product_id: str | None,
+        duration_days: int | None = None,
+        max_devices: int | None = None,
+        note: str | None = None,
+        source: str = OWNER,
+        sale_id: str | None = None,
+        **said: Any,
+    ) -> Entry:
+        """Issue the licenses of a product (of a bundle: of each child); a repeated `sale_id` gives the first again.
+
+        `duration_days` None takes the product's duration, FOR_LIFE none at all.
+        """
+        product = self._catalogue.current().find(product_id or self._catalogue.current().default_product)
+        if product is None:
+            raise Unprocessable(f"product_id: there is no product {product_id!r} in products.json", "UNKNOWN_PRODUCT")
+        sale_id = sale_id or f"{OWNER}-{secrets.token_hex(8)}"
+        event = PurchaseEvent(
+            event=EventKind.OWNER_ISSUE,
+            event_id=f"{sale_id}:issue",
+            source=source,
+            sale_id=sale_id,
+            email=email,
+            customer_name=customer_name,
+            product_name=product.name,
+            note=note,
+            **({"purchase_date": self._clock()} | said),
+        )
+        with self.store.transaction() as books:
+            if seen := self.store.find_event(event.identity):
+                books.rest_on_disk()
+                return self._same_request(seen, event, product)
+            grants = tuple(
+                self._own_terms(
+                    self._fulfilment.grant(event, child, self._fulfilment.key_for(event, child)),
+                    duration_days,
+                    max_devices,
+                )
+                for child in self._catalogue.current().children(product)
+            )
+            entry = self._fulfilment.decide(event, grants=grants)
+            books.append([entry])
+            return entry
+
+    def _same_request(self, seen: Entry, event: PurchaseEvent, product: Product) -> Entry:
+        if (seen.email, seen.product_name) != (event.email, product.name):
+            raise Conflict("this purchase was already used for another customer or product", "IDEMPOTENCY_CONFLICT")
+        return seen
+
+    def _own_terms(self, grant: Grant, duration_days: int | None, max_devices: int | None) -> Grant:
+        if duration_days is not None:
+            until = None if duration_days == FOR_LIFE else self._clock() + timedelta(days=duration_days)
+            grant = msgspec.structs.replace(grant, until=until)
+        return msgspec.structs.replace(grant, max_devices=max_devices) if max_devices is not None else grant
+
+    def renew(self, name: str) -> Entry:
+        """Extend by the product's duration."""
+        _, license = self.get(name)
+        product = self._catalogue.current().find(license.product_id)
+        if product is None or product.duration_days is None:
+            raise Unprocessable("the license's product has no duration: say how many days, or until when")
+        return self.extend(name, days=product.duration_days)
+
+    def extend(self, name: str, days: int | None = None, until: datetime | None = None) -> Entry:
+        """Paid through some days more (from today where it has ended), or until a date."""
+        now = self._clock()
+        key, license = self.get(name)
+        if license.expiry_date is None:
+            raise Unprocessable("the license is for life: there is nothing to extend", "LIFETIME")
+        if until is None:
+            if days is None:
+                raise Unprocessable("days or until: one of them is needed")
+            until = max(now, license.expiry_date) + timedelta(days=days)
+        if until <= license.expiry_date:
+            raise Unprocessable(f"until: the license is already paid through {license.expiry_date:%Y-%m-%d}")
+        return self._owner_says(EventKind.OWNER_EXTEND, key, expiry=until)
+
+    def suspend(self, name: str, note: str | None = None) -> Entry:
+        return self._owner_says(EventKind.OWNER_SUSPEND, self.get(name)[0], note=note)
+
+    def revoke(self, name: str, note: str | None = None) -> Entry:
+        return self._owner_says(EventKind.OWNER_REVOKE, self.get(name)[0], note=note)
+
+    def reinstate(self, name: str, note: str | None = None) -> Entry:
+        """Set aside, by their event_ids, all events that keep the license inactive; later ones count again."""
+        key, _ = self.get(name)
+        found = blocking(self.store.history([key]), key)
+        return self._owner_says(EventKind.OWNER_REINSTATE, key, overrides=found, note=note)
+
+    def transfer(self, name: str, email: str, customer_name: str | None = None) -> Entry:
+        """The license goes to another customer; its devices are released."""
+        key, license = self.get(name)
+        new_name = license.customer_name if customer_name is None else customer_name
+        entry = self._owner_says(EventKind.OWNER_TRANSFER, key, email=email, customer_name=new_name)
+        self.reset_devices(key)
+        return entry
+
+    def reissue(self, name: str) -> Entry:
+        """For a leaked key: the same purchase under a new key, the old key answers BANNED, all devices start anew."""
+        key, license = self.get(name)
+        history = self.store.history([key])
+        replaced = {grant.replaces for entry in history for grant in entry.grants}
+        if key in replaced:
+            raise Conflict("this key was already replaced: reissue the one that is in use", "ALREADY_REISSUED")
+        product = self._catalogue.current().find(license.product_id)
+        origin = next(entry for entry in history if any(grant.license_key for grant in entry.grants)).as_event()
+        named = product or Product(id=license.product_id or "", name=license.product_id or "")
+        new_key = self._fulfilment.key_for(origin, named, len(replaced - {None}) + 1)
+        grant = Grant(
+            product_id=license.product_id or "",
+            license_key=new_key,
+            max_devices=license.max_devices,
+            until=license.expiry_date,
+            grace_days=license.grace_days,
+            replaces=key,
+        )
+        return self._owner_says(EventKind.OWNER_REISSUE, key, grants=(grant,), tells=new_key)
+
+    def reset_devices(self, name: str) -> None:
+        """Release all devices; the count of moves starts anew."""
+        key, _ = self.get(name)
+        with self.store.transaction() as books:
+            books.append_devices([DeviceLine(timestamp=self._clock(), event=DeviceEvent.RESET, license_key=key)])
+
+    def _owner_says(
+        self,
+        kind: EventKind,
+        key: str,
+        *,
+        grants: tuple[Grant, ...] = (),
+        overrides: tuple[str, ...] = (),
+        expiry: datetime | None = None,
+        tells: str | None = None,
+        email: str | None = None,
+        customer_name: str | None = None,
+        note: str | None = None,
+    ) -> Entry:
+        """A decision of the owner about one license, as a ledger line linked to it by its key."""
+        with self.store.transaction() as books:
+            license = self.store.find_license(key)
+            event = PurchaseEvent(
+                event=kind,
+                event_id=f"{OWNER}:{secrets.token_hex(8)}",
+                source=OWNER,
+                email=email if email is not None else license.email if license else None,
+                customer_name=customer_name
+                if customer_name is not None
+                else license.customer_name
+                if license
+                else None,
+                occurred_at=self._after_earlier_decisions(key),
+                note=note,
+            )
+            entry = self._fulfilment.decide(event, grants=grants, names=(key,), overrides=overrides, expiry=expiry)
+            entry.product_id = license.product_id if license else None
+            if tells is not None:
+                entry.license_keys = (tells,)
+            books.append([entry])
+            return entry
+
+    def _after_earlier_decisions(self, key: str) -> datetime:
+        """The owner's decisions keep their order even if this machine's clock was set back between them."""
+        earlier = [entry.moment for entry in self.store.history([key]) if entry.source == OWNER]
+        return max([self._clock(), *(moment + timedelta(microseconds=1) for moment in earlier)])
+
+
+_PURCHASE_INFO = (
+    "source",
+    "sale_id",
+    "quantity",
+    "price",
+    "currency",
+    "purchase_date",
+    "is_test",
+    "max_devices",
+    "note",
+)
+
+
+def is_license_id(name: str) -> bool:
+    return len(name) == 24 and name.startswith("lic_") and all(c in "0123456789abcdef" for c in name[4:])

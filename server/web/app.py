@@ -1,0 +1,86 @@
+"""The application: blueprints, errors, request ids, one log line a request, work after the answer."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+
+from flask import Flask, Response, g, request
+from flask_cors import CORS
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from server.web import health, licenses, logs, older, owner, webhooks
+from server.web.responses import register_errors
+from server.wiring import Services, caretakers
+
+log = logging.getLogger(__name__)
+
+MAX_BODY = 256 * 1024
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
+
+
+def make_app(services: Services) -> Flask:
+    logs.set_up_logging()
+    app = Flask("server.web", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.url_map.strict_slashes = False
+    app.extensions["keyledger"] = services
+    for room in (webhooks, licenses, owner, older, health):
+        app.register_blueprint(room.blueprint)
+    register_errors(app)
+    _around_requests(app, services)
+    if origins := services.settings.allowed_origins:
+        CORS(app, resources={r"/api/*": {"origins": list(origins)}}, expose_headers=["X-Request-Id", "Retry-After"])
+    if proxies := services.settings.trusted_proxies:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies)  # type: ignore[method-assign]
+    return app
+
+
+def _around_requests(app: Flask, services: Services) -> None:
+    tidy, mail = caretakers(services)
+
+    def after_answer() -> None:
+        tidy.poke()
+        if request_wrote():
+            mail.poke()
+
+    wrote: list[bool] = []
+
+    def request_wrote() -> bool:
+        found = bool(wrote)
+        wrote.clear()
+        return found
+
+    @app.before_request
+    def begin() -> None:
+        given = request.headers.get("X-Request-Id", "")
+        g.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        g.began = time.perf_counter()
+
+    @app.after_request
+    def end(response: Response) -> Response:
+        response.headers["X-Request-Id"] = g.request_id
+        if request.endpoint not in _QUIET or response.status_code >= 400:
+            _log_request(response)
+        if request.endpoint != "licenses.validate":
+            wrote.append(True)
+        response.call_on_close(after_answer)
+        return response
+
+
+_QUIET = frozenset({"licenses.validate", "health.health"})
+
+
+def _log_request(response: Response) -> None:
+    """The route's rule, not its path: a path may hold a license key."""
+    log.info(
+        "request",
+        extra={
+            "method": request.method,
+            "route": request.url_rule.rule if request.url_rule else None,
+            "status": response.status_code,
+            "ms": round((time.perf_counter() - g.began) * 1000, 2),
+        },
+    )

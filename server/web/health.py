@@ -1,0 +1,56 @@
+"""How the service is, for load balancers and for people. Public, so it names no customer and no path."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from flask import Blueprint, Response
+
+from server import __version__
+from server.web.responses import answer
+from server.web.services import services
+
+blueprint = Blueprint("health", __name__)
+
+_PROBE_EVERY = 5.0  # seconds: a public route must not be a way to wear out a disk
+_probed: dict[str, float] = {"at": -1e9}
+
+
+@blueprint.get("/health")
+def health() -> Response:
+    state = services().store.state(probe=_is_time_to_probe())
+    checks: dict[str, Any] = {
+        "storage": _check(state.trouble),
+        "licenses_file": _check("; ".join(state.notices) or None),
+        "catalogue": _check(services().catalogue.trouble),
+        "mail": _mail_check(),
+    }
+    services().catalogue.current()
+    well = all(check["ok"] for check in checks.values())
+    body = {
+        "status": "ok" if well else "degraded",
+        "version": __version__,
+        "storage": state.kind,
+        "licenses": state.licenses,
+        "checks": checks,
+    }
+    return answer(body, 503 if state.trouble else 200)
+
+
+def _check(trouble: str | None) -> dict[str, Any]:
+    return {"ok": trouble is None, "detail": trouble}
+
+
+def _mail_check() -> dict[str, Any]:
+    summary = services().outbox.summary()
+    dead = summary["dead"]
+    return {**_check(f"{dead} dead letters: scripts/outbox.py list" if dead else None), **summary}
+
+
+def _is_time_to_probe() -> bool:
+    now = time.monotonic()
+    if now < _probed["at"] + _PROBE_EVERY:
+        return False
+    _probed["at"] = now
+    return True

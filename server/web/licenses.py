@@ -1,0 +1,109 @@
+"""Desktop apps: validate, activate, deactivate. Always 200 when well-formed; the verdict is in the body."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from flask import Blueprint, Response
+
+from server.domain.keys import license_id
+from server.domain.license import DETAIL, Claim
+from server.services.license_manager import Verdict
+from server.web.responses import answer, body_of
+from server.web.services import services
+
+blueprint = Blueprint("licenses", __name__, url_prefix="/api/v1/licenses")
+
+_PLAIN = r"^[^\x00-\x08\x0e-\x1f\x7f]*$"
+Key = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=_PLAIN)]
+HardwareId = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=_PLAIN)]
+DeviceName = Annotated[str, msgspec.Meta(max_length=128, pattern=_PLAIN)]
+Nonce = Annotated[str, msgspec.Meta(max_length=128, pattern=_PLAIN)]
+Email = Annotated[str, msgspec.Meta(min_length=3, max_length=254, pattern=r"^[^@\s\x00]+@[^@\s\x00]+$")]
+Name = Annotated[str, msgspec.Meta(max_length=128, pattern=_PLAIN)]
+
+
+class ValidateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    license_key: Key
+    hardware_id: HardwareId | None = None
+    device_name: DeviceName | None = None
+    product: Name | None = None
+    email: Annotated[str, msgspec.Meta(max_length=254)] | None = None
+    nonce: Nonce | None = None
+    features: Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)] = ()
+    bind: bool = True
+
+    def claim(self) -> Claim:
+        return Claim(
+            hardware_id=self.hardware_id,
+            device_name=self.device_name,
+            product=self.product,
+            email=self.email,
+            features=self.features,
+            bind=self.bind,
+        )
+
+
+class ActivateRequest(ValidateRequest, frozen=True, kw_only=True):
+    hardware_id: HardwareId
+
+
+class DeactivateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    license_key: Key
+    hardware_id: HardwareId
+    nonce: Nonce | None = None
+
+
+@blueprint.post("/validate")
+def validate() -> Response:
+    asked = body_of(ValidateRequest)
+    return told(services().licenses.validate(asked.license_key, asked.claim()), asked.nonce)
+
+
+@blueprint.post("/activate")
+def activate() -> Response:
+    asked = body_of(ActivateRequest)
+    return told(services().licenses.activate(asked.license_key, asked.claim()), asked.nonce)
+
+
+@blueprint.post("/deactivate")
+def deactivate() -> Response:
+    asked = body_of(DeactivateRequest)
+    return told(services().licenses.deactivate(asked.license_key, asked.hardware_id), asked.nonce)
+
+
+def told(verdict: Verdict, nonce: str | None) -> Response:
+    now = services().clock()
+    body: dict[str, Any] = {
+        "valid": verdict.valid,
+        "code": verdict.code,
+        "detail": DETAIL[verdict.code],
+        "license": public_license(verdict, now),
+        "device": verdict.device,
+        "nonce": nonce,
+        "ts": now,
+    }
+    if verdict.activated:
+        body["activated"] = True
+    return answer(body)
+
+
+def public_license(verdict: Verdict, now: datetime) -> dict[str, Any] | None:
+    """What anyone with the key may know: nothing about the customer."""
+    license, product = verdict.license, verdict.product
+    if license is None or verdict.key is None:
+        return None
+    return {
+        "id": license_id(verdict.key),
+        "product_id": license.product_id,
+        "product_name": product.name if product else license.product_id,
+        "tier": license.tier or (product.tier if product else None),
+        "features": verdict.features,
+        "purchase_date": license.created_date,
+        "expiry_date": license.expiry_date,
+        "status": license.status(now),
+        "max_devices": license.max_devices,
+        "devices_used": license.devices_used,
+    }

@@ -1,0 +1,225 @@
+"""The owner's API: bearer ADMIN_API_KEY on every route."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import msgspec
+from flask import Blueprint, Response, request
+
+from server.domain.keys import license_id
+from server.domain.license import License, devices_after
+from server.domain.purchase import Entry
+from server.errors import BadRequest
+from server.services.license_manager import is_license_id
+from server.web.auth import require_owner
+from server.web.licenses import Email, Name
+from server.web.responses import answer, body_of, query_of, shown
+from server.web.services import services
+
+blueprint = Blueprint("owner", __name__, url_prefix="/api/v1")
+blueprint.before_request(require_owner)
+
+Days = Annotated[int, msgspec.Meta(ge=1, le=36_500)]
+Seats = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
+Note = Annotated[str, msgspec.Meta(max_length=500)]
+Page = Annotated[int, msgspec.Meta(ge=1, le=500)]
+
+
+class IssueRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """`duration_days` null takes the product's, -1 is for life."""
+
+    email: Email
+    customer_name: Annotated[str, msgspec.Meta(max_length=200)]
+    product_id: Name
+    duration_days: Annotated[int, msgspec.Meta(ge=-1, le=36_500)] | None = None
+    max_devices: Seats | None = None
+    note: Note | None = None
+
+
+class ExtendRequest(msgspec.Struct, frozen=True, kw_only=True):
+    days: Days | None = None
+    until: datetime | None = None
+
+
+class TransferRequest(msgspec.Struct, frozen=True, kw_only=True):
+    email: Email
+    customer_name: Annotated[str, msgspec.Meta(max_length=200)] | None = None
+
+
+class NoteRequest(msgspec.Struct, frozen=True, kw_only=True):
+    note: Note | None = None
+
+
+class LicenseQuery(msgspec.Struct, frozen=True, kw_only=True):
+    email: str | None = None
+    product: str | None = None
+    status: str | None = None
+    purchase_id: str | None = None
+    limit: Page = 50
+    cursor: str = ""
+
+
+@blueprint.post("/licenses")
+def issue() -> Response:
+    asked = body_of(IssueRequest)
+    if asked.duration_days == 0:
+        raise BadRequest("duration_days: 0 days is no license; -1 is for life")
+    entry = services().licenses.issue(
+        email=asked.email.strip(),
+        customer_name=asked.customer_name,
+        product_id=asked.product_id,
+        duration_days=asked.duration_days,
+        max_devices=asked.max_devices,
+        note=asked.note,
+        sale_id=_idempotency_key(),
+    )
+    keys = entry.license_keys
+    licenses = [_shown(key, found) for key in keys if (found := services().store.find_license(key))]
+    return answer({**licenses[0], "license_keys": keys, "licenses": licenses}, 201)
+
+
+def _idempotency_key() -> str | None:
+    key = request.headers.get("Idempotency-Key", "").strip()
+    if len(key) > 128 or not key.isprintable():
+        raise BadRequest("Idempotency-Key: at most 128 printable characters")
+    return f"request-{key}" if key else None
+
+
+@blueprint.get("/licenses")
+def find() -> Response:
+    asked = query_of(LicenseQuery)
+    if asked.cursor and not is_license_id(asked.cursor):
+        raise BadRequest("cursor: is not one that this API gave")
+    page: list[dict[str, Any]] = []
+    for key, license in services().store.licenses(after=asked.cursor):
+        if _matches(license, asked):
+            page.append(_shown(key, license))
+            if len(page) > asked.limit:
+                break
+    more = len(page) > asked.limit
+    return answer({"licenses": page[: asked.limit], "next_cursor": page[asked.limit - 1]["id"] if more else None})
+
+
+def _matches(license: License, asked: LicenseQuery) -> bool:
+    return (
+        (asked.email is None or asked.email.strip().lower() == license.email.lower())
+        and (asked.product is None or asked.product == license.product_id)
+        and (asked.purchase_id is None or asked.purchase_id == license.purchase_id)
+        and (asked.status is None or asked.status == license.status(services().clock()))
+    )
+
+
+@blueprint.get("/licenses/<name>")
+def show(name: str) -> Response:
+    return answer(_shown(*services().licenses.get(name)))
+
+
+@blueprint.post("/licenses/<name>/extend")
+def extend(name: str) -> Response:
+    asked = body_of(ExtendRequest)
+    if (asked.days is None) == (asked.until is None):
+        raise BadRequest("days or until: exactly one of them is needed")
+    until = asked.until.replace(tzinfo=asked.until.tzinfo or UTC).astimezone(UTC) if asked.until else None
+    return _decided(services().licenses.extend(name, asked.days, until))
+
+
+@blueprint.post("/licenses/<name>/suspend")
+def suspend(name: str) -> Response:
+    return _decided(services().licenses.suspend(name, _note()))
+
+
+@blueprint.post("/licenses/<name>/reinstate")
+def reinstate(name: str) -> Response:
+    return _decided(services().licenses.reinstate(name, _note()))
+
+
+@blueprint.post("/licenses/<name>/revoke")
+def revoke(name: str) -> Response:
+    return _decided(services().licenses.revoke(name, _note()))
+
+
+@blueprint.post("/licenses/<name>/transfer")
+def transfer(name: str) -> Response:
+    asked = body_of(TransferRequest)
+    return _decided(services().licenses.transfer(name, asked.email.strip(), asked.customer_name))
+
+
+@blueprint.post("/licenses/<name>/reissue")
+def reissue(name: str) -> Response:
+    return _decided(services().licenses.reissue(name))
+
+
+@blueprint.post("/licenses/<name>/reset-devices")
+def reset_devices(name: str) -> Response:
+    services().licenses.reset_devices(name)
+    return show(name)
+
+
+@blueprint.post("/licenses/<name>/resend")
+def resend(name: str) -> Response:
+    key, _ = services().licenses.get(name)
+    services().outbox.resend(key)
+    return answer({"queued": True}, 202)
+
+
+def _note() -> str | None:
+    return body_of(NoteRequest).note if request.get_data(cache=True) else None
+
+
+def _decided(entry: Entry) -> Response:
+    key, license = services().licenses.get(entry.license_keys[0])
+    return answer({**_shown(key, license), "outcome": entry.outcome})
+
+
+def _shown(key: str, license: License) -> dict[str, Any]:
+    now = services().clock()
+    record = shown(license.at(now))
+    record["devices"] = shown_devices(key)
+    return {"id": license_id(key), "license_key": key, **record, "status": license.status(now)}
+
+
+def shown_devices(key: str) -> list[Any]:
+    return [shown(device) for device in devices_after(services().store.device_lines(key))]
+
+
+# ---------------------------------------------------------------------------------------------------- the books
+class PurchaseQuery(msgspec.Struct, frozen=True, kw_only=True):
+    source: str | None = None
+    event: str | None = None
+    outcome: str | None = None
+    email: str | None = None
+    product: str | None = None
+    license_key: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    limit: Page = 50
+    cursor: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+@blueprint.get("/purchases")
+def purchases() -> Response:
+    """Newest first; `cursor` is the `seq` to go on below."""
+    asked = query_of(PurchaseQuery)
+    filters = {name: value for name, value in shown(asked).items() if name not in ("limit", "cursor") and value}
+    rows, cursor = services().audit.page(filters, limit=asked.limit, below=asked.cursor or None)
+    return answer({"purchases": rows, "next_cursor": cursor})
+
+
+@blueprint.get("/stats")
+def stats() -> Response:
+    return answer(services().audit.get_purchase_stats())
+
+
+@blueprint.get("/outbox")
+def outbox() -> Response:
+    found = services().outbox
+    return answer({"summary": found.summary(), "letters": found.list(request.args.get("state") or None)})
+
+
+@blueprint.post("/outbox/send")
+def send() -> Response:
+    """For a scheduled task on another machine: send what is due now and tell how it went."""
+    services().store.tidy()
+    return answer(services().outbox.send_due())

@@ -1,0 +1,104 @@
+"""Answers: JSON out, and every error of the tree to its status in one table."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, TypeVar
+
+import msgspec
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+from server.errors import (
+    BadRequest,
+    Conflict,
+    KeyledgerError,
+    NotFound,
+    StorageUnavailable,
+    Unauthorized,
+    Unprocessable,
+    Unverified,
+)
+
+log = logging.getLogger(__name__)
+
+STATUS: dict[type[KeyledgerError], tuple[int, str]] = {
+    BadRequest: (400, "Malformed request"),
+    Unprocessable: (422, "Cannot be done"),
+    Unauthorized: (401, "Not signed in"),
+    Unverified: (403, "Not verified"),
+    NotFound: (404, "Not found"),
+    Conflict: (409, "Conflict"),
+    StorageUnavailable: (503, "Storage unavailable"),
+}
+RETRY_AFTER = "30"
+
+T = TypeVar("T")
+
+
+def answer(body: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(body), status, mimetype="application/json")
+
+
+def error_answer(status: int, code: str, title: str, detail: str) -> Response:
+    response = answer({"errors": [{"code": code, "title": title, "detail": detail}]}, status)
+    if status in (429, 503):
+        response.headers["Retry-After"] = RETRY_AFTER
+    if status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def body_of(kind: type[T]) -> T:
+    """The request's JSON as a checked value. Raises BadRequest that names the field."""
+    raw = request.get_data(cache=True)
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError) as error:
+        raise BadRequest(str(error)[:200]) from None
+
+
+def query_of(kind: type[T]) -> T:
+    """The query's parameters as a checked value. Raises BadRequest that names the parameter."""
+    try:
+        return msgspec.convert(request.args.to_dict(), kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise BadRequest(str(error)[:200]) from None
+
+
+def register_errors(app: Flask) -> None:
+    app.register_error_handler(KeyledgerError, _told)
+    app.register_error_handler(HTTPException, _http)
+    app.register_error_handler(Exception, _unforeseen)
+
+
+def _told(error: KeyledgerError) -> Response:
+    status, title = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), (500, "Internal error"))
+    if status >= 500:
+        log.error("%s", error.detail, extra={"code": error.code})
+    return error_answer(status, error.code, title, error.detail)
+
+
+def _http(error: HTTPException) -> Response:
+    status = error.code or 500
+    code = (error.name or "error").upper().replace(" ", "_")
+    detail = "the body is larger than 256 KiB" if status == 413 else (error.description or error.name)
+    response = error_answer(status, code, error.name, detail)
+    if status == 405 and isinstance(allowed := getattr(error, "valid_methods", None), list | tuple | set):
+        response.headers["Allow"] = ", ".join(sorted(allowed))
+    return response
+
+
+def _unforeseen(error: Exception) -> Response:
+    """A bug, or a body that the server under us could not read; never a stack trace to the caller."""
+    if type(error).__module__ == "gunicorn.http.errors":  # a broken chunked body; not an OSError
+        return error_answer(400, "BAD_REQUEST", "Malformed request", "the body cannot be read")
+    log.error("unforeseen error", exc_info=error)
+    return error_answer(500, "INTERNAL_ERROR", "Internal error", "an error on our side; it was logged")
+
+
+def shown(record: Any) -> dict[str, Any]:
+    """A struct as the plain values that its JSON has."""
+    built = msgspec.to_builtins(record)
+    assert isinstance(built, dict)
+    return built

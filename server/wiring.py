@@ -1,0 +1,81 @@
+"""The only place that knows concrete classes: settings in, services out. Nothing is opened before `build` is called."""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from server.platforms import PLATFORMS, Platform
+from server.services.audit import PurchaseAuditLog
+from server.services.caretaker import Caretaker, threads_run
+from server.services.catalogue_file import CatalogueFile
+from server.services.fulfilment import Fulfilment
+from server.services.license_manager import LicenseManager
+from server.services.mailer import ConsoleMailer, Mailer, SmtpMailer
+from server.services.outbox import Outbox
+from server.settings import Settings, load_settings
+from server.storage.base import Store
+from server.storage.flatfile import FlatFileStore
+
+Clock = Callable[[], datetime]
+
+
+@dataclass(frozen=True)
+class Services:
+    settings: Settings
+    clock: Clock
+    store: Store
+    catalogue: CatalogueFile
+    platforms: dict[str, Platform]
+    fulfilment: Fulfilment
+    licenses: LicenseManager
+    outbox: Outbox
+    audit: PurchaseAuditLog
+
+    def close(self) -> None:
+        """Write what is still due; what a killed process leaves undone is redone from the ledger."""
+        self.store.tidy(force=False)
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def open_store(settings: Settings) -> Store:
+    return FlatFileStore(settings.data_dir).open()
+
+
+def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
+    """Everything, opened. Raises StartRefused with one line that says what to do."""
+    settings = settings or load_settings()
+    store = open_store(settings)
+    catalogue = CatalogueFile(settings.data_dir / "products.json")
+    fulfilment = Fulfilment(store, catalogue, settings.license_secret, clock)
+    platforms = {name: made for name, kind in PLATFORMS.items() if (made := kind.from_settings(settings))}
+    services = Services(
+        settings=settings,
+        clock=clock,
+        store=store,
+        catalogue=catalogue,
+        platforms=platforms,
+        fulfilment=fulfilment,
+        licenses=LicenseManager(store, catalogue, fulfilment, clock),
+        outbox=Outbox(store, _mailer(settings), catalogue, settings, clock),
+        audit=PurchaseAuditLog(store),
+    )
+    atexit.register(services.close)
+    return services
+
+
+def caretakers(services: Services) -> tuple[Caretaker, Caretaker]:
+    """Two, so that a mail server that hangs never holds up the view."""
+    threads = threads_run()
+    tidy = Caretaker("tidy", services.store.tidy, threads)
+    mail = Caretaker("mail", lambda: services.outbox.send_due(limit=None if threads else 1).next_due, threads)
+    return tidy, mail
+
+
+def _mailer(settings: Settings) -> Mailer:
+    return SmtpMailer(settings) if settings.email_backend == "smtp" else ConsoleMailer()
