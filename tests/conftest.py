@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -177,5 +176,5 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def shop(tmp_path: Path, clock: Clock) -> Iterator[Shop]:
-    yield Shop(tmp_path / "data", clock)
+def shop(tmp_path: Path, clock: Clock) -> Shop:
+    return Shop(tmp_path / "data", clock)

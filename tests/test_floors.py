@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = ["errors", "settings", "domain", "storage", "platforms", "services", "wiring", "web", "server"]
-# `storage` reads the domain and `platforms` the settings; a service may open the configured store, lazily, in one place.
+# One service may open the configured store, lazily: the owner's `PurchaseAuditLog()`.
 ALLOWED_UP = {("server.services.audit", "server.wiring")}
 
 
