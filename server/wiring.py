@@ -52,6 +52,7 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
     settings = settings or load_settings()
     store = open_store(settings)
     catalogue = CatalogueFile(settings.data_dir / "products.json")
+    catalogue.current()  # a broken one is told at the start, not with the first sale
     fulfilment = Fulfilment(store, catalogue, settings.license_secret, clock)
     platforms = {name: made for name, kind in PLATFORMS.items() if (made := kind.from_settings(settings))}
     services = Services(

@@ -13,7 +13,7 @@ from datetime import datetime
 import msgspec
 
 from server.domain.license import License, PlanChange, Reason
-from server.domain.purchase import CHARGES, ISSUING, Entry, EventKind, Grant
+from server.domain.purchase import CHARGES, DECISIONS, ISSUING, Entry, EventKind, Grant
 
 _STOPS = {
     EventKind.PAYMENT_FAILED: Reason.PAYMENT_FAILED,
@@ -61,7 +61,7 @@ class _Lineage:
         self.keys = [root]
         while self.keys[-1] in replaced:
             self.keys.append(replaced[self.keys[-1]])
-        owned = [e for e in live if not e.event.startswith("owner_") or set(self.keys) & set(e.license_keys)]
+        owned = [e for e in live if e.event not in DECISIONS or set(self.keys) & set(e.license_keys)]
         overridden = {event_id for entry in owned for event_id in entry.overrides}
         self.entries = [e for e in owned if e.event_id not in overridden or e.event in CHARGES]
         self.alone = len(_roots(live)) == 1

@@ -49,6 +49,7 @@ RANK = {kind: place for place, kind in enumerate(EventKind)}
 OWNER_ISSUING = frozenset({EventKind.OWNER_ISSUE, EventKind.OWNER_IMPORT, EventKind.OWNER_FULFIL})
 ISSUING = OWNER_ISSUING | {EventKind.SALE}
 CHARGES = ISSUING | {EventKind.RENEWAL}
+DECISIONS = frozenset(kind for kind in EventKind if kind.startswith("owner_")) - OWNER_ISSUING
 PAID = frozenset({EventKind.SALE, EventKind.RENEWAL})
 
 

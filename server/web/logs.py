@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 import time
+from typing import TextIO
 
 import msgspec
 from flask import g, has_request_context
@@ -38,11 +39,22 @@ class JsonLines(logging.Formatter):
         return masked(msgspec.json.encode(said, enc_hook=str).decode())
 
 
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to whatever stderr is at that moment: hosts replace it after the start."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
 def set_up_logging() -> None:
     """Once a process; logging that the host has set up already is left alone but for our own loggers."""
     logger = logging.getLogger("server")
     if not logger.handlers:
-        handler = logging.StreamHandler(sys.stderr)
+        handler = _Stderr()
         handler.setFormatter(JsonLines())
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)

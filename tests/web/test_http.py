@@ -1,0 +1,111 @@
+"""Around every request: ids, sizes, origins, errors in one shape, and logs that name nobody."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+
+import pytest
+
+from server.web.logs import JsonLines, masked
+from tests.conftest import Shop, sale_ping
+
+
+def test_every_answer_has_a_request_id(shop):
+    for answered in (
+        shop.client.get("/health"),
+        shop.client.get("/nowhere"),
+        shop.client.post("/api/verify", data=b"{"),
+    ):
+        assert re.fullmatch(r"[0-9a-f]{16}", answered.headers["X-Request-Id"])
+    assert shop.client.get("/health", headers={"X-Request-Id": "abc-12345"}).headers["X-Request-Id"] == "abc-12345"
+    forged = shop.client.get("/health", headers={"X-Request-Id": 'a" onload="x'})
+    assert forged.headers["X-Request-Id"] != 'a" onload="x'
+
+
+def test_errors_have_one_shape(shop):
+    for answered, status in (
+        (shop.client.get("/nowhere"), 404),
+        (shop.client.get("/api/v1/licenses/validate"), 401),  # the owner's page of a license called "validate"
+        (shop.client.put("/api/v1/licenses/validate"), 405),
+        (shop.client.post("/api/v1/licenses/validate", data=b"x" * 300_000), 413),
+    ):
+        assert answered.status_code == status
+        (error,) = answered.json["errors"]
+        assert set(error) == {"code", "title", "detail"}
+
+
+def test_cors_is_for_exact_origins_under_api(tmp_path, clock):
+    shop = Shop(tmp_path / "d", clock, allowed_origins=("https://shop.example",))
+    asked = {"Origin": "https://shop.example"}
+    assert (
+        shop.client.post("/api/verify", json={}, headers=asked).headers["Access-Control-Allow-Origin"]
+        == asked["Origin"]
+    )
+    for origin in ("https://shop.example.evil", "https://evil.example", "http://shop.example", "null"):
+        answered = shop.client.post("/api/verify", json={}, headers={"Origin": origin})
+        assert "Access-Control-Allow-Origin" not in answered.headers
+    assert "Access-Control-Allow-Origin" not in shop.client.get("/health", headers=asked).headers
+
+
+def test_without_origins_there_is_no_cors(shop):
+    answered = shop.client.post("/api/verify", json={}, headers={"Origin": "https://shop.example"})
+    assert "Access-Control-Allow-Origin" not in answered.headers
+
+
+def test_health_says_how_it_is(shop):
+    answered = shop.client.get("/health")
+    assert (answered.status_code, answered.json["status"], answered.json["storage"]) == (200, "ok", "flat files")
+
+
+def test_a_broken_catalogue_keeps_the_last_good_one_and_shows(shop):
+    (shop.folder / "products.json").write_text('{"products": {"wave": {"name": "W", "max_devices": 0}}}')
+    key = shop.sale()
+    assert shop.code(key) == "VALID"
+    told = shop.client.get("/health")
+    assert (told.status_code, told.json["status"]) == (200, "degraded")
+    assert "products.wave.max_devices" in told.json["checks"]["catalogue"]["detail"]
+    shop.write_catalogue({"products": {}})
+    assert shop.ping(sale_ping("s2", "ann@example.com"))["outcome"] == "unmapped"
+    assert shop.client.get("/health").json["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mail to ann@example.com failed",
+        "key 11NJ18-ZSQEKA-JGAVSB-621P1Z-0EDQCA is gone",
+        "POST /api/v1/webhooks/gumroad?secret=hush-hush-hush-hush",
+        "Authorization: Bearer hush-hush-hush-hush",
+    ],
+)
+def test_logs_mask_what_must_not_be_read(text):
+    line = masked(text)
+    assert "***" in line
+    assert not re.search("ann@|ZSQEKA|hush", line)
+
+
+def test_a_log_line_is_one_json_object_even_with_a_traceback():
+    try:
+        raise ValueError("ann@example.com\nsecond line")
+    except ValueError:
+        record = logging.makeLogRecord(
+            {"msg": "went wrong", "exc_info": __import__("sys").exc_info(), "name": "server.x"}
+        )
+    line = JsonLines().format(record)
+    assert "\n" not in line
+    assert "ann@" not in line
+    assert json.loads(line)["message"] == "went wrong"
+
+
+def test_the_log_of_a_whole_story_names_nobody(shop, capfd):
+    key = shop.sale(email="ann@example.com", full_name="Ann Lee")
+    shop.code(key, hardware_id="hw1", email="ann@example.com")
+    shop.owner("POST", f"/licenses/{key}/suspend")
+    shop.refund()
+    shop.post(sale_ping("s2", "ann@example.com"), secret="wrong-secret-wrong-secret")
+    printed = capfd.readouterr()
+    assert "webhook recorded" in printed.err
+    for canary in ("ann@example.com", "Ann Lee", key, "gumroad-secret", "owner-key", "wrong-secret"):
+        assert canary not in printed.err + printed.out

@@ -1,0 +1,177 @@
+"""The owner's API: every verb, what it does to the license, and who may call it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conftest import Shop, sale_ping
+
+
+def issue(shop, **more):
+    body = {"email": "bob@example.com", "customer_name": "Bob", "product_id": "team"} | more
+    answered = shop.owner("POST", "/licenses", body)
+    assert answered.status_code == 201, answered.text
+    return answered.json
+
+
+def test_issue_and_show(shop):
+    made = issue(shop, duration_days=10, max_devices=4, note="for the review")
+    assert (made["email"], made["expiry_date"], made["max_devices"], made["status"]) == (
+        "bob@example.com",
+        "2026-11-30T12:00:00Z",
+        4,
+        "active",
+    )
+    assert shop.code(made["license_key"]) == "VALID"
+    for name in (made["id"], made["license_key"]):
+        assert shop.owner("GET", f"/licenses/{name}").json["license_key"] == made["license_key"]
+    assert shop.owner("GET", "/licenses/lic_00000000000000000000").status_code == 404
+
+
+def test_the_same_idempotency_key_issues_once(shop):
+    body = {"email": "bob@example.com", "customer_name": "Bob", "product_id": "team"}
+    first = shop.owner("POST", "/licenses", body, Idempotency_Key="order-7")
+    again = shop.owner("POST", "/licenses", body, Idempotency_Key="order-7")
+    assert first.json["license_key"] == again.json["license_key"]
+    assert len(shop.licenses()) == 1
+    other = shop.owner("POST", "/licenses", body | {"email": "eve@example.com"}, Idempotency_Key="order-7")
+    assert other.status_code == 409
+
+
+def test_extend_by_days_and_until(shop):
+    key = issue(shop)["license_key"]  # 30 days
+    assert shop.owner("POST", f"/licenses/{key}/extend", {"days": 5}).json["expiry_date"] == "2026-12-25T12:00:00Z"
+    told = shop.owner("POST", f"/licenses/{key}/extend", {"until": "2027-06-01T00:00:00+02:00"})
+    assert (told.json["expiry_date"], told.json["outcome"]) == ("2027-05-31T22:00:00Z", "extended")
+    assert shop.owner("POST", f"/licenses/{key}/extend", {"until": "2027-01-01T00:00:00Z"}).status_code == 422
+    assert shop.owner("POST", f"/licenses/{key}/extend", {}).status_code == 400
+    for_life = shop.sale()
+    assert shop.owner("POST", f"/licenses/{for_life}/extend", {"days": 5}).json["errors"][0]["code"] == "LIFETIME"
+
+
+def test_suspend_reinstate_revoke(shop):
+    key = shop.sale()
+    assert shop.owner("POST", f"/licenses/{key}/suspend").json["outcome"] == "suspended"
+    assert shop.code(key) == "SUSPENDED"
+    assert shop.owner("POST", f"/licenses/{key}/reinstate").json["outcome"] == "reinstated"
+    assert shop.code(key) == "VALID"
+    assert shop.owner("POST", f"/licenses/{key}/revoke", {"note": "shared in a forum"}).json["outcome"] == "revoked"
+    assert shop.code(key) == "BANNED"
+    shop.owner("POST", f"/licenses/{key}/reinstate")
+    assert shop.code(key) == "VALID"
+
+
+def test_the_owner_overrides_what_he_names_and_nothing_later(shop):
+    key = shop.sale()
+    shop.refund()
+    shop.owner("POST", f"/licenses/{key}/reinstate")
+    assert shop.code(key) == "VALID"
+    shop.ping(sale_ping("s1", "ann@example.com", resource="dispute", disputed="true"))
+    assert shop.code(key) == "SUSPENDED"
+    assert shop.ledger()[2]["overrides"] == ["s1:refund:true"]
+
+
+def test_transfer_releases_the_devices(shop):
+    key = shop.sale()
+    shop.code(key, hardware_id="hw1")
+    told = shop.owner("POST", f"/licenses/{key}/transfer", {"email": "eve@example.com", "customer_name": "Eve"}).json
+    assert (told["email"], told["customer_name"], told["devices"]) == ("eve@example.com", "Eve", [])
+    assert shop.code(key, hardware_id="hw2") == "VALID"
+
+
+def test_a_leaked_key_is_replaced(shop):
+    old = shop.sale(product="G-TEAM==", subscription_id="sub", recurrence="monthly")
+    shop.code(old, hardware_id="thief")
+    new = shop.owner("POST", f"/licenses/{old}/reissue").json["license_key"]
+    assert new != old
+    assert (shop.code(old), shop.code(new)) == ("BANNED", "VALID")
+    assert shop.licenses()[new]["hardware_id"] is None
+    assert shop.owner("POST", f"/licenses/{old}/reissue").status_code == 409
+    renewal = {"subscription_id": "sub", "recurrence": "monthly", "is_recurring_charge": "true"}
+    told = shop.ping(sale_ping("s2", "ann@example.com", "G-TEAM==", sale_timestamp="2026-12-05T19:38:56Z", **renewal))
+    assert told["license_keys"] == [new]
+    third = shop.owner("POST", f"/licenses/{new}/reissue").json["license_key"]
+    assert len({old, new, third}) == 3
+    assert [shop.code(key) for key in (old, new, third)] == ["BANNED", "BANNED", "VALID"]
+    shop.refund("s1", subscription_id="sub", product_id="G-TEAM==")
+    assert shop.code(third) == "SUSPENDED"
+
+
+def test_find_by_email_product_and_status_page_by_page(shop):
+    keys = [shop.sale(f"s{n}", f"c{n % 2}@example.com") for n in range(7)]
+    shop.refund("s0")
+    assert len(shop.owner("GET", "/licenses?email=C0@example.com").json["licenses"]) == 4
+    assert len(shop.owner("GET", "/licenses?status=suspended").json["licenses"]) == 1
+    assert len(shop.owner("GET", "/licenses?product=team").json["licenses"]) == 0
+    assert shop.owner("GET", "/licenses?purchase_id=s3").json["licenses"][0]["license_key"] == keys[3]
+    seen, cursor = [], ""
+    for _ in range(4):
+        page = shop.owner("GET", f"/licenses?limit=2&cursor={cursor}").json
+        seen += [row["license_key"] for row in page["licenses"]]
+        cursor = page["next_cursor"]
+    assert (sorted(seen), cursor) == (sorted(keys), None)
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=x", "limit=9999", "cursor=nonsense"])
+def test_a_wrong_query_is_named(shop, query):
+    answered = shop.owner("GET", f"/licenses?{query}")
+    assert (answered.status_code, query.split("=")[0] in answered.json["errors"][0]["detail"]) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ({"customer_name": "B", "product_id": "team"}, "email"),
+        ({"email": "not an address", "customer_name": "B", "product_id": "team"}, "email"),
+        ({"email": "b@example.com", "customer_name": "B", "product_id": "team", "duration_days": 0}, "duration_days"),
+        ({"email": "b@example.com", "customer_name": "B", "product_id": "team", "max_devices": 0}, "max_devices"),
+    ],
+)
+def test_a_wrong_issue_is_named(shop, body, named):
+    answered = shop.owner("POST", "/licenses", body)
+    assert (answered.status_code, named in answered.json["errors"][0]["detail"]) == (400, True)
+    unknown = shop.owner("POST", "/licenses", {"email": "b@example.com", "customer_name": "B", "product_id": "none"})
+    assert (unknown.status_code, unknown.json["errors"][0]["code"]) == (422, "UNKNOWN_PRODUCT")
+
+
+ROUTES = [
+    ("GET", "/licenses"),
+    ("POST", "/licenses"),
+    ("GET", "/licenses/x"),
+    *(("POST", f"/licenses/x/{verb}") for verb in ("extend", "suspend", "reinstate", "revoke", "transfer")),
+    *(("POST", f"/licenses/x/{verb}") for verb in ("reissue", "resend", "reset-devices")),
+    ("GET", "/purchases"),
+    ("GET", "/stats"),
+    ("GET", "/outbox"),
+    ("POST", "/outbox/send"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_only_the_owner_comes_in(shop, tmp_path, clock, method, path):
+    for headers in (
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": "Basic abc"},
+        {"Authorization": "Bearer "},
+    ):
+        answered = shop.client.open(f"/api/v1{path}", method=method, headers=headers)
+        assert (answered.status_code, answered.headers["WWW-Authenticate"]) == (401, "Bearer")
+    closed = Shop(tmp_path / "closed", clock, admin_api_key=None)
+    assert closed.client.open(f"/api/v1{path}", method=method, headers={"Authorization": "Bearer "}).status_code == 404
+
+
+def test_create_license_is_the_documented_entry(shop):
+    manager = shop.services.licenses
+    info = {"source": "bank", "sale_id": "transfer-9", "product_id": "wave", "price": "29.99", "currency": "eur"}
+    key = manager.create_license("ann@example.com", "Ann", 365, info)
+    assert manager.create_license("ann@example.com", "Ann", 365, info) == key
+    record = shop.licenses()[key]
+    assert (record["purchase_source"], record["purchase_id"], record["expiry_date"]) == (
+        "bank",
+        "transfer-9",
+        "2027-11-20T12:00:00Z",
+    )
+    assert (
+        manager.renew(manager.create_license("b@example.com", "B", None, {"product_id": "team"})).outcome == "extended"
+    )
