@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Self
 
 import msgspec
@@ -15,15 +15,15 @@ from server.settings import Settings
 
 
 class WebhookRequest(msgspec.Struct, frozen=True):
-    """A webhook as it came in: the untouched bytes of its body, its query and its headers (names in lower case)."""
+    """A webhook as it came in: the untouched bytes of its body, its query, and its headers by name."""
 
     body: bytes
     query: Mapping[str, str]
-    headers: Mapping[str, str]
+    header: Callable[[str], str | None]
 
     @property
     def content_type(self) -> str:
-        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        return (self.header("Content-Type") or "").partition(";")[0].strip().lower()
 
 
 class Platform(ABC):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 from server.domain.catalogue import EMPTY, Catalogue, read_catalogue
@@ -13,7 +14,7 @@ log = logging.getLogger(__name__)
 
 class CatalogueFile:
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._name = path, str(path)
         self.trouble: str | None = None
         self._seen: tuple[int, int, int] | None = None
         self._catalogue = EMPTY
@@ -21,7 +22,7 @@ class CatalogueFile:
     def current(self) -> Catalogue:
         """Today's catalogue; costs one stat while the file stays as it is."""
         try:
-            status = self.path.stat()
+            status = os.stat(self._name)
             seen = (status.st_ino, status.st_size, status.st_mtime_ns)
             if seen != self._seen:
                 self._read()

@@ -6,7 +6,10 @@ whole or not at all; of two holders of one `Lock` there is at most one, over pro
 
 from __future__ import annotations
 
+import fcntl
 import os
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +49,49 @@ class Lock:
             self._pid = os.getpid()
             self._lock = filelock.FileLock(self.path, mode=PRIVATE_FILE, fallback_to_soft=False, poll_interval=0.002)
         return self._lock
+
+
+class FolderLock(Lock):
+    """The lock that every sale takes: flock itself, since a FileLock's cycle costs a tenth of a whole sale.
+
+    flock excludes other processes and a mutex the threads of this one. It polls, so that a stopped holder costs its
+    waiters their patience and not their worker.
+    """
+
+    _POLL = 0.0005  # seconds; a sale holds the lock for about as long
+
+    @contextmanager
+    def held(self, wait: bool = True) -> Iterator[None]:
+        if self._pid != os.getpid():
+            self._descriptor, self._mutex, self._pid = self._open(), threading.Lock(), os.getpid()
+        deadline = time.monotonic() + (self.patience if wait else 0)
+        if not self._mutex.acquire(timeout=self.patience if wait else 0):
+            raise StorageUnavailable(f"{self.path.name} is held by another thread")
+        try:
+            self._flock(deadline)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        finally:
+            self._mutex.release()
+
+    def _open(self) -> int:
+        try:
+            return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+        except OSError as error:
+            raise StorageUnavailable(f"{self.path.name} cannot be opened: {error.strerror}") from error
+
+    def _flock(self, deadline: float) -> None:
+        while True:
+            try:
+                return fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise StorageUnavailable(f"{self.path.name} is held by another process") from None
+                time.sleep(self._POLL)
+            except OSError as error:
+                raise StorageUnavailable(f"{self.path.name} cannot be locked: {error.strerror}") from error
 
 
 def make_folder(path: Path) -> None:

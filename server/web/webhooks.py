@@ -47,5 +47,5 @@ def webhook_request() -> WebhookRequest:
     return WebhookRequest(
         body=request.get_data(cache=True),
         query=request.args.to_dict(),
-        headers={name.lower(): value for name, value in request.headers.items()},
+        header=request.headers.get,
     )

@@ -79,7 +79,7 @@ def books(folder: Path, pings: list[dict[str, Any]]) -> dict[str, Any]:
     platform = Gumroad(SECRET, None)
     fulfilment = Fulfilment(store, CatalogueFile(folder / "products.json"), "license-secret", lambda: NOW)
     for ping in pings:
-        fulfilment.record(platform.parse(WebhookRequest(form(ping), {}, {})))
+        fulfilment.record(platform.parse(WebhookRequest(form(ping), {}, {}.get)))
     return dict(store.licenses())
 
 
