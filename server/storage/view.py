@@ -19,7 +19,7 @@ import msgspec
 from server.domain.license import License
 from server.domain.purchase import name_hash
 from server.storage import durable
-from server.storage.log import Mark, ascii_json
+from server.storage.log import UNREADABLE, Mark, ascii_json
 
 FORMAT = 1
 HEAD = b'{"format": 1, "licenses": {\n'
@@ -78,7 +78,8 @@ class View:
         for key in sorted(changed, key=_place):
             begin, end, _ = self._seek(name_hash(key), key)
             if begin > at:
-                yield from _piece(whole[at : begin - len(_SEPARATOR)], first)
+                stop = begin - len(_SEPARATOR) if begin < self._end else self._end
+                yield from _piece(whole[at:stop], first)
                 first = False
             yield from _piece(record_line(key, changed[key]), first)
             first = False
@@ -152,8 +153,13 @@ def _pieces(view: View | EmptyView, changed: Mapping[str, License], books: Books
     for piece in view.rewritten(changed):
         digest.update(piece)
         yield piece
-    told = ascii_json(msgspec.structs.replace(books, checksum=digest.hexdigest()))
-    yield MIDDLE + b'"books": ' + told + b"}\n"
+    yield MIDDLE + b'"books": ' + ascii_json(_signed(books, digest)) + b"}\n"
+
+
+def _signed(books: Books, body: hashlib._Hash) -> Books:
+    """The bookkeeping with the checksum of the body and of itself."""
+    body.update(ascii_json(msgspec.structs.replace(books, checksum="")))
+    return msgspec.structs.replace(books, checksum=body.hexdigest())
 
 
 def record_line(key: str, record: License) -> bytes:
@@ -183,12 +189,12 @@ def _check(descriptor: int, size: int) -> tuple[Books, int]:
         raise ViewDamaged("it is cut off or not a view")
     try:
         books = msgspec.json.decode(tail[begin + len(MIDDLE) + 9 : -2], type=Books)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise ViewDamaged(f"its bookkeeping cannot be read ({error})") from None
     end = tail_at + begin
     digest = hashlib.sha256()
     for at in range(0, end, _READ):
         digest.update(os.pread(descriptor, min(_READ, end - at), at))
-    if digest.hexdigest() != books.checksum:
+    if _signed(books, digest) != books:
         raise ViewDamaged("its checksum does not match: it was damaged, or changed by hand")
     return books, end
