@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from server.errors import StorageUnavailable
 from server.platforms import PLATFORMS, Platform
 from server.services.audit import PurchaseAuditLog
 from server.services.caretaker import Caretaker, threads_run
 from server.services.catalogue_file import CatalogueFile
 from server.services.fulfilment import Fulfilment
 from server.services.license_manager import LicenseManager
+from server.services.letters import DAMAGED
 from server.services.mailer import ConsoleMailer, Mailer, SmtpMailer
 from server.services.outbox import Outbox
 from server.settings import Settings, load_settings
@@ -35,8 +38,9 @@ class Services:
     audit: PurchaseAuditLog
 
     def close(self) -> None:
-        """Write what is still due; what a killed process leaves undone is redone from the ledger."""
-        self.store.tidy(force=False)
+        """Write at once what is still due; what a killed process leaves undone is redone from the ledger."""
+        if self.store.tidy() is not None:
+            self.store.tidy(force=True)
 
 
 def utc_now() -> datetime:
@@ -73,9 +77,14 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
 def caretakers(services: Services) -> tuple[Caretaker, Caretaker]:
     """Two, so that a mail server that hangs never holds up the view."""
     threads = threads_run()
-    tidy = Caretaker("tidy", services.store.tidy, threads)
-    mail = Caretaker("mail", lambda: services.outbox.send_due(limit=None if threads else 1).next_due, threads)
-    return tidy, mail
+
+    def mail() -> float | None:
+        with suppress(StorageUnavailable):
+            for notice in services.store.state().notices:
+                services.outbox.alert(DAMAGED, notice)
+        return services.outbox.send_due(limit=None if threads else 1).next_due
+
+    return Caretaker("tidy", services.store.tidy, threads), Caretaker("mail", mail, threads)
 
 
 def _mailer(settings: Settings) -> Mailer:

@@ -187,14 +187,15 @@ def _check(descriptor: int, size: int) -> tuple[Books, int]:
     begin = tail.rfind(MIDDLE + b'"books": ')
     if begin < 0 or not tail.endswith(b"}\n"):
         raise ViewDamaged("it is cut off or not a view")
+    told = tail[begin + len(MIDDLE) + 9 : -2]
     try:
-        books = msgspec.json.decode(tail[begin + len(MIDDLE) + 9 : -2], type=Books)
+        books = msgspec.json.decode(told, type=Books)
     except UNREADABLE as error:
         raise ViewDamaged(f"its bookkeeping cannot be read ({error})") from None
     end = tail_at + begin
     digest = hashlib.sha256()
     for at in range(0, end, _READ):
         digest.update(os.pread(descriptor, min(_READ, end - at), at))
-    if _signed(books, digest) != books:
+    if ascii_json(_signed(books, digest)) != told:
         raise ViewDamaged("its checksum does not match: it was damaged, or changed by hand")
     return books, end

@@ -12,12 +12,11 @@ from flask_cors import CORS
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from server.web import health, licenses, logs, older, owner, webhooks
-from server.web.responses import register_errors
+from server.web.responses import MAX_BODY, register_errors
 from server.wiring import Services, caretakers
 
 log = logging.getLogger(__name__)
 
-MAX_BODY = 256 * 1024
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 
@@ -41,18 +40,6 @@ def make_app(services: Services) -> Flask:
 def _around_requests(app: Flask, services: Services) -> None:
     tidy, mail = caretakers(services)
 
-    def after_answer() -> None:
-        tidy.poke()
-        if request_wrote():
-            mail.poke()
-
-    wrote: list[bool] = []
-
-    def request_wrote() -> bool:
-        found = bool(wrote)
-        wrote.clear()
-        return found
-
     @app.before_request
     def begin() -> None:
         given = request.headers.get("X-Request-Id", "")
@@ -64,9 +51,9 @@ def _around_requests(app: Flask, services: Services) -> None:
         response.headers["X-Request-Id"] = g.request_id
         if request.endpoint not in _QUIET or response.status_code >= 400:
             _log_request(response)
+        response.call_on_close(tidy.poke)
         if request.endpoint != "licenses.validate":
-            wrote.append(True)
-        response.call_on_close(after_answer)
+            response.call_on_close(mail.poke)
         return response
 
 

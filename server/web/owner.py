@@ -15,7 +15,7 @@ from server.errors import BadRequest
 from server.services.license_manager import is_license_id
 from server.web.auth import require_owner
 from server.web.licenses import Email, Name
-from server.web.responses import answer, body_of, query_of, shown
+from server.web.responses import answer, body_of, query_of, raw_body, shown
 from server.web.services import services
 
 blueprint = Blueprint("owner", __name__, url_prefix="/api/v1")
@@ -165,7 +165,7 @@ def resend(name: str) -> Response:
 
 
 def _note() -> str | None:
-    return body_of(NoteRequest).note if request.get_data(cache=True) else None
+    return body_of(NoteRequest).note if raw_body() else None
 
 
 def _decided(entry: Entry) -> Response:

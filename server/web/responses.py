@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from flask import Flask, Response, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from server.errors import (
     BadRequest,
@@ -31,6 +31,7 @@ STATUS: dict[type[KeyledgerError], tuple[int, str]] = {
     Conflict: (409, "Conflict"),
     StorageUnavailable: (503, "Storage unavailable"),
 }
+MAX_BODY = 256 * 1024
 RETRY_AFTER = "30"
 
 T = TypeVar("T")
@@ -49,9 +50,20 @@ def error_answer(status: int, code: str, title: str, detail: str) -> Response:
     return response
 
 
+def raw_body() -> bytes:
+    """The request's bytes, before anything reads them as a form.
+
+    A chunked body has no length to refuse: werkzeug stops at the limit, and a cut body must not pass for a whole one.
+    """
+    raw = request.get_data(cache=True)
+    if request.content_length is None and len(raw) >= MAX_BODY:
+        raise RequestEntityTooLarge
+    return raw
+
+
 def body_of(kind: type[T]) -> T:
     """The request's JSON as a checked value. Raises BadRequest that names the field."""
-    raw = request.get_data(cache=True)
+    raw = raw_body()
     try:
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError) as error:

@@ -9,7 +9,7 @@ from flask import Blueprint, Response, request
 from server.domain.keys import license_id
 from server.errors import PlatformOff, Unverified
 from server.platforms import WebhookRequest
-from server.web.responses import answer
+from server.web.responses import answer, raw_body
 from server.web.services import services
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def receive(platform: str) -> Response:
 
 def webhook_request() -> WebhookRequest:
     return WebhookRequest(
-        body=request.get_data(cache=True),
+        body=raw_body(),
         query=request.args.to_dict(),
         header=request.headers.get,
     )

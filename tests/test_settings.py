@@ -1,0 +1,105 @@
+"""Settings: typed, from the environment, a file or `.env`, and nonsense refused by name."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+
+from server.errors import SettingsError
+from server.settings import ROOT, load_settings
+
+GOOD = {"SECRET_KEY": "a" * 32, "LICENSE_SECRET": "b" * 32}
+
+
+def test_the_defaults():
+    settings = load_settings(GOOD)
+    assert (settings.host, settings.port, settings.web_concurrency) == ("127.0.0.1", 8000, 2)
+    assert settings.data_dir == ROOT / "data"
+    assert settings.admin_api_key is None
+    assert settings.allowed_origins == ()
+    assert (settings.email_backend, settings.smtp_starttls, settings.refund_window_days) == ("console", "auto", 90)
+
+
+def test_every_kind_is_read():
+    settings = load_settings(
+        GOOD
+        | {
+            "SECRET_KEY": "a" * 32 + ", " + "c" * 32,
+            "DATA_DIR": "/var/lib/keyledger",
+            "PORT": "9000",
+            "ALLOWED_ORIGINS": "https://a.example, http://localhost:3000",
+            "APP_URL": "https://licenses.example.com/",
+            "FROM_EMAIL": "Acme Software <sales@acme.example>",
+            "SIGNING_KEY": base64.b64encode(b"k" * 32).decode(),
+        }
+    )
+    assert settings.secret_key == ("a" * 32, "c" * 32)
+    assert settings.data_dir == Path("/var/lib/keyledger")
+    assert settings.allowed_origins == ("https://a.example", "http://localhost:3000")
+    assert settings.app_url == "https://licenses.example.com"
+    assert settings.from_email == "Acme Software <sales@acme.example>"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SECRET_KEY", "short"),
+        ("LICENSE_SECRET", "short"),
+        ("SECRET_KEY", "a" * 32 + ",short"),
+        ("PORT", "eighty"),
+        ("PORT", "0"),
+        ("PORT", "70000"),
+        ("WEB_CONCURRENCY", "-1"),
+        ("TRUSTED_PROXIES", "1.5"),
+        ("RATE_LIMIT", "a lot"),
+        ("RATE_LIMIT", "0/minute"),
+        ("EMAIL_BACKEND", "pigeon"),
+        ("SMTP_STARTTLS", "maybe"),
+        ("OWNER_EMAIL", "not an address"),
+        ("FROM_EMAIL", "a@b\nBcc: c@d"),
+        ("APP_URL", "licenses.example.com"),
+        ("APP_URL", "javascript:alert(1)"),
+        ("ALLOWED_ORIGINS", "*"),
+        ("ALLOWED_ORIGINS", "https://a.example/path"),
+        ("GUMROAD_API_BASE", "https://evil.example"),
+        ("GUMROAD_API_BASE", "http://api.gumroad.com"),
+        ("GUMROAD_WEBHOOK_SECRET", "short"),
+        ("SIGNING_KEY", "not a key"),
+        ("SIGNING_KEY", base64.b64encode(b"k" * 31).decode()),
+        ("ADMIN_PASSWORD_HASH", "hunter2"),
+        ("DATA_DIR", __file__),
+        ("DATABASE_URL", "postgresql://localhost/keyledger"),
+    ],
+)
+def test_nonsense_is_refused_in_one_line_that_names_the_setting(name, value):
+    with pytest.raises(SettingsError) as refused:
+        load_settings(GOOD | {name: value})
+    assert refused.value.detail.startswith(name)
+    assert "\n" not in refused.value.detail
+
+
+@pytest.mark.parametrize("name", ["SECRET_KEY", "LICENSE_SECRET"])
+def test_a_missing_secret_is_refused_by_name(name):
+    with pytest.raises(SettingsError, match=name):
+        load_settings({key: value for key, value in GOOD.items() if key != name})
+
+
+def test_a_secret_may_stand_in_a_file(tmp_path):
+    (tmp_path / "secret").write_text("from-a-file-from-a-file\n")
+    settings = load_settings(GOOD | {"ADMIN_API_KEY_FILE": str(tmp_path / "secret")})
+    assert settings.admin_api_key == "from-a-file-from-a-file"
+    with pytest.raises(SettingsError, match="ADMIN_API_KEY_FILE"):
+        load_settings(GOOD | {"ADMIN_API_KEY_FILE": str(tmp_path / "none")})
+
+
+def test_the_environment_goes_before_the_file(tmp_path):
+    written = tmp_path / ".env"
+    written.write_text("PORT=9001\nHOST='0.0.0.0'\nADMIN_API_KEY=in-the-file-in-the-file\n")
+    settings = load_settings(GOOD | {"PORT": "9002", "ADMIN_API_KEY": ""}, dotenv=written)
+    assert (settings.port, settings.host, settings.admin_api_key) == (9002, "0.0.0.0", "in-the-file-in-the-file")
+
+
+def test_secrets_do_not_show_when_settings_are_printed():
+    assert "a" * 32 not in repr(load_settings(GOOD))
