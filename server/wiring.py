@@ -88,4 +88,7 @@ def caretakers(services: Services) -> tuple[Caretaker, Caretaker]:
 
 
 def _mailer(settings: Settings) -> Mailer:
-    return SmtpMailer(settings) if settings.email_backend == "smtp" else ConsoleMailer()
+    """Without threads a worker sends between two requests, so there it must not wait long for a mail server."""
+    if settings.email_backend == "console":
+        return ConsoleMailer()
+    return SmtpMailer(settings, timeout=10.0 if threads_run() else 2.0)

@@ -64,7 +64,7 @@ class _Lineage:
         owned = [e for e in live if e.event not in DECISIONS or set(self.keys) & set(e.license_keys)]
         overridden = {event_id for entry in owned for event_id in entry.overrides}
         self.entries = [e for e in owned if e.event_id not in overridden or e.event in CHARGES]
-        self.alone = len(_roots(live)) == 1
+        self.others = set(_roots(live)) - set(self.keys)
         self.origin = next(e for e in live if e.event in ISSUING and any(g.license_key == root for g in e.grants))
         self.first = next(g for g in self.origin.grants if g.license_key == root)
         self.charges = [e for e in self.entries if e.event in CHARGES and self.grant_in(e)]
@@ -78,9 +78,9 @@ class _Lineage:
             if grant.license_key in self.keys:
                 return grant
         for grant in entry.grants:
-            if grant.product_id == self.first.product_id:
+            if grant.product_id == self.first.product_id and grant.license_key not in self.others:
                 return grant
-        return entry.grants[0] if self.alone and len(entry.grants) == 1 else None
+        return entry.grants[0] if not self.others and len(entry.grants) == 1 else None
 
     # ------------------------------------------------------------------------------------------- what went wrong
     def blocks(self) -> list[tuple[Reason, Entry]]:
@@ -176,7 +176,7 @@ class _Lineage:
             validation_count=0,
             purchase_source=self.origin.source,
             purchase_id=self.origin.sale_id or self.origin.event_id,
-            product_id=product_id,
+            product_id=product_id or None,  # imported without one
             max_devices=max_devices,
             inactive_reason=blocks[0][0] if blocks else None,
             is_test=self.origin.is_test,

@@ -8,15 +8,32 @@ was told was stored.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
+from typing import TypeVar
 
 import msgspec
 
 from server.domain.license import DeviceLine, License
 from server.domain.purchase import Entry
 from server.storage.log import START, Mark
+
+T = TypeVar("T")
+Progress = Callable[[int, int], None]  # how much is done, of how much
+
+
+def no_progress(done: int, total: int) -> None:
+    """For callers that nobody watches."""
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What an inspection found, and where. A note is worth knowing, but nothing is wrong."""
+
+    kind: str
+    where: str
+    detail: str
+    is_note: bool = False
 
 
 class StoreState(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,8 +49,10 @@ class StoreState(msgspec.Struct, frozen=True, kw_only=True):
 class Letter(msgspec.Struct, kw_only=True, omit_defaults=True):
     """A line of the outbox: one letter's newest state. `id` is the ledger line and kind that owe it, or its own.
 
-    `state` is queued, sending, sent, failed (tried again at `next_at`) or dead. `covers` is up to where the ledger was
-    looked through for letters that are owed.
+    `state` is queued, sending, sent, failed (tried again at `next_at`), dead (given up), or dropped (overtaken by what
+    happened since). `seq` and `about` are the ledger line that owes it and its event's identity; `text` is what an
+    alert says. A line without a kind is a note of the sender's own; the one called `covers` tells up to where the
+    ledger was looked through for letters that are owed.
     """
 
     id: str
@@ -47,27 +66,48 @@ class Letter(msgspec.Struct, kw_only=True, omit_defaults=True):
     error: str | None = None
     license_key: str | None = None
     seq: int = 0
+    about: str | None = None
+    text: str | None = None
     covers: Mark | None = None
 
 
 class LetterBox(ABC):
-    """Where letters and their attempts are kept. Only the holder of `turn` sends or writes."""
+    """Where letters and their attempts are kept. Only the holder of `turn` sends and writes; anyone may enqueue.
+
+    Every verb but `turn` raises StorageUnavailable where the box cannot be read or written.
+    """
 
     @abstractmethod
     def turn(self, wait: bool = False) -> AbstractContextManager[None]:
         """The right to send, for one process at a time. Raises StorageUnavailable when another has it."""
 
     @abstractmethod
-    def letters(self) -> dict[str, Letter]:
-        """The newest state of each letter by id, in the order they were first written."""
+    def waiting(self) -> Sequence[Letter]:
+        """The letters that are queued, sending or failed, in the order they were first written."""
 
     @abstractmethod
-    def covered(self) -> Mark:
-        """Up to where the ledger was looked through."""
+    def dead(self) -> Sequence[Letter]:
+        """The letters that were given up."""
+
+    @abstractmethod
+    def counts(self) -> dict[str, int]:
+        """How many letters are in each state, among those that are still kept."""
+
+    @abstractmethod
+    def letters(self) -> Sequence[Letter]:
+        """The newest state of every letter that is still kept; reads the whole box."""
+
+    @abstractmethod
+    def note(self, name: str) -> Letter | None:
+        """The newest note of this name."""
 
     @abstractmethod
     def write(self, letters: Sequence[Letter], durably: bool = True) -> None:
-        """Append these states. Raises StorageUnavailable."""
+        """Append these states, for the holder of the turn."""
+
+    @abstractmethod
+    def enqueue(self, letters: Sequence[Letter]) -> None:
+        """Append these states, whoever has the turn; on disk when this returns."""
 
 
 class Transaction(ABC):
@@ -119,13 +159,21 @@ class Store(ABC):
         """The newest entry of an event; None when it was never heard of."""
 
     @abstractmethod
+    def scan(self, kind: type[T], newest_first: bool = False) -> Iterator[T]:
+        """The ledger's lines as a narrower type, unchecked, for statistics; needs nothing to be opened."""
+
+    @abstractmethod
+    def inspect(self, progress: Progress = no_progress) -> Iterator[Finding]:
+        """Check all that is stored, line by line, and what is derived against it. Writes nothing, opens nothing."""
+
+    @abstractmethod
     def entries(self, after: Mark = START) -> Iterator[tuple[Mark, list[Entry]]]:
         """The ledger in order, in batches with the mark behind each. Raises DamagedFile, naming the line."""
 
     # ------------------------------------------------------------------------------------------------ the rest
     @abstractmethod
-    def count_usage(self, key: str, now: datetime) -> None:
-        """One validation; written later, at most about a second of them may be lost in a crash."""
+    def count_usage(self, key: str, now: datetime, times: int = 1) -> None:
+        """So many validations; written later, at most about a second of them may be lost in a crash."""
 
     @abstractmethod
     def tidy(self, force: bool = False) -> float | None:

@@ -28,6 +28,7 @@ class Lock:
         self.path, self.patience = path, patience
         self._pid = 0
         self._lock: filelock.BaseFileLock | None = None
+        self._birth = threading.Lock()  # two threads of a new process must not make two
 
     @contextmanager
     def held(self, wait: bool = True) -> Iterator[None]:
@@ -45,10 +46,13 @@ class Lock:
             lock.release()
 
     def _of_this_process(self) -> filelock.BaseFileLock:
-        if self._lock is None or self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._lock = filelock.FileLock(self.path, mode=PRIVATE_FILE, fallback_to_soft=False, poll_interval=0.002)
-        return self._lock
+        with self._birth:
+            if self._lock is None or self._pid != os.getpid():
+                self._pid = os.getpid()
+                self._lock = filelock.FileLock(
+                    self.path, mode=PRIVATE_FILE, fallback_to_soft=False, poll_interval=0.002
+                )
+            return self._lock
 
 
 class FolderLock(Lock):
@@ -62,8 +66,9 @@ class FolderLock(Lock):
 
     @contextmanager
     def held(self, wait: bool = True) -> Iterator[None]:
-        if self._pid != os.getpid():
-            self._descriptor, self._mutex, self._pid = self._open(), threading.Lock(), os.getpid()
+        with self._birth:
+            if self._pid != os.getpid():
+                self._descriptor, self._mutex, self._pid = self._open(), threading.Lock(), os.getpid()
         deadline = time.monotonic() + (self.patience if wait else 0)
         if not self._mutex.acquire(timeout=self.patience if wait else 0):
             raise StorageUnavailable(f"{self.path.name} is held by another thread")
@@ -99,14 +104,18 @@ def make_folder(path: Path) -> None:
 
 
 def open_for_append(path: Path) -> int:
-    """A descriptor of the file, made if it is missing; the new name is on disk before anything is written under it."""
-    flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
+    """A descriptor of the file, made if it is missing; the new name is on disk before anything is written under it.
+
+    Whoever made a file that is still empty may have been killed before that, so an empty one's name is synced again.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
     try:
-        return os.open(path, flags)
-    except FileNotFoundError:
-        descriptor = os.open(path, flags | os.O_CREAT, PRIVATE_FILE)
-        sync_folder(path.parent)
-        return descriptor
+        if os.fstat(descriptor).st_size == 0:
+            sync_folder(path.parent)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def append(descriptor: int, data: bytes) -> None:

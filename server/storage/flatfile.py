@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import threading
 import time
 from collections import defaultdict
@@ -25,8 +26,9 @@ from server.domain.license import DeviceLine, License, devices_after
 from server.domain.purchase import Entry, name_hash
 from server.errors import DamagedFile, StorageUnavailable
 from server.storage import durable
-from server.storage.base import Store, StoreState, Transaction
+from server.storage.base import Finding, Progress, Store, StoreState, T, Transaction, no_progress
 from server.storage.history import DEVICES, HistoryIndex, read_index, write_index
+from server.storage.inspection import inspect_folder
 from server.storage.letterbox import FileLetterBox
 from server.storage.log import RESTORE, START, ChainedLog, Mark, Rewound
 from server.storage.usage import Count, UsageFile
@@ -49,10 +51,11 @@ class FlatFileStore(Store):
         self.devices = ChainedLog(folder / "activity.jsonl", DeviceLine)
         self.letterbox = FileLetterBox(folder / "outbox.jsonl", PATIENCE)
         self._usage = UsageFile(folder / "usage.jsonl")
-        self._folder_lock = durable.Lock(folder / "folder.lock", PATIENCE)
+        self._folder_lock = durable.FolderLock(folder / "folder.lock", PATIENCE)
         self._view_lock = durable.Lock(folder / "view.lock", PATIENCE)
         self._memory = threading.RLock()
         self._view: View | EmptyView = EmptyView()
+        self._view_inode = 0  # of the file that was last looked into, even if it was damaged
         self._index = HistoryIndex()
         self._forget()
         self._counts: dict[str, Count] = {}
@@ -61,6 +64,7 @@ class FlatFileStore(Store):
         self._view_trouble: str | None = None
         self._notices: list[str] = []
         self._last_tidy = self._last_usage = -1e9
+        self._alone = False  # in a transaction: nobody else can have written
         self._usage_written = False
 
     # ------------------------------------------------------------------------------------------------ opening
@@ -68,8 +72,8 @@ class FlatFileStore(Store):
         """Read the folder. Raises DamagedFile where what it says cannot be trusted; recovers where it can."""
         self._check_locks()
         with self._memory:
-            sound = self._load(at_start=True)
-            self._catch_up_all()
+            sound = self._load()
+            self._catch_up_or_reload()
             if self.ledger.size() <= _VERIFY_UP_TO:
                 self.verify()
         if not sound:
@@ -96,30 +100,38 @@ class FlatFileStore(Store):
             self._write_trouble = str(error)
             log.error("storage: starting without writing", extra={"detail": str(error)})
 
-    def _load(self, at_start: bool = False) -> bool:
+    def _load(self) -> bool:
         """Take the written view and index, or start from nothing; False when the view has to be written anew."""
         path = self.folder / "licenses.json"
         try:
-            self._view = View(path)
+            self._view_inode = self._inode_of_view()
+            view: View | EmptyView = View(path)
             sound = True
         except (FileNotFoundError, ViewDamaged) as error:
             sound = False
-            self._view = EmptyView()
+            view = EmptyView()
             if isinstance(error, ViewDamaged):
-                self.notice(f"{path.name} was rebuilt from the ledger: {error}")
+                self._mend(path.name, error)
         except OSError as error:
             raise DamagedFile(path.name, 0, f"cannot be read ({error})", "Check the folder's permissions") from error
-        self._forget()
-        books = self._view.books
+        books = view.books
         self._check_covered(self.ledger, books.ledger)
         self._check_covered(self.devices, books.devices)
+        self._view = view  # not before: where the logs were cut, what is known still serves
+        self._forget()
         self.ledger.mark, self.devices.mark = books.ledger, books.devices
         self._load_index(books)
         return sound
 
+    def _mend(self, name: str, error: ViewDamaged) -> None:
+        if not self.ledger.size():
+            remedy = "Restore purchases.jsonl from a backup. To start with no licenses, move licenses.json away"
+            raise DamagedFile(name, 0, f"{error}, and there is no purchases.jsonl to rebuild it from", remedy)
+        self.notice(f"{name} was rebuilt from the ledger: {error}")
+
     def _check_covered(self, chained: ChainedLog[Entry] | ChainedLog[DeviceLine], mark: Mark) -> None:
         """What the view rests on must still be there."""
-        chained.close()
+        chained.reopen()
         if mark.position and chained.head_before(mark.position) != mark.head:
             raise DamagedFile(
                 chained.path.name,
@@ -164,6 +176,8 @@ class FlatFileStore(Store):
     def catch_up(self) -> None:
         """Learn what was appended since the last look; where the chain is broken, what is known still serves."""
         with self._memory:
+            if self._alone:
+                return
             try:
                 self._catch_up_or_reload()
             except (DamagedFile, OSError) as error:
@@ -177,6 +191,8 @@ class FlatFileStore(Store):
 
     def _catch_up_or_reload(self) -> None:
         try:
+            if self._damage is not None:
+                self._load()  # what was read when it showed may not have been taken in
             self._catch_up_all()
         except (Rewound, DamagedFile):
             self._load()
@@ -185,16 +201,14 @@ class FlatFileStore(Store):
 
     def _catch_up_all(self) -> None:
         """The ledger first, then the device log; bindings of licenses not seen yet wait in the index."""
+        news = False
         while entries := self.ledger.read_new():
             self._apply_entries(entries)
+            news = True
         while lines := self.devices.read_new():
-            for offset, line in lines:
-                self._place(line.license_key, offset | DEVICES)
-                self._recent_lines += 1
-            for key in {line.license_key for _, line in lines}:
-                if license := self._find(key):
-                    self._changed[key] = license.with_devices(devices_after(self._device_lines(key)))
-        if self._recent_lines > _RELOAD_FROM and self._take_newer_view():
+            self._apply_devices(lines)
+            news = True
+        if news and self._recent_lines > _RELOAD_FROM and self._take_newer_view():
             self._catch_up_all()
 
     def _apply_entries(self, entries: list[tuple[int, Entry]]) -> None:
@@ -209,6 +223,14 @@ class FlatFileStore(Store):
                 done.update(history)
                 for key, license in fold(history.values()).items():
                     self._changed[key] = self._with_devices(key, license)
+
+    def _apply_devices(self, lines: list[tuple[int, DeviceLine]]) -> None:
+        for offset, line in lines:
+            self._place(line.license_key, offset | DEVICES)
+        self._recent_lines += len(lines)
+        for key in {line.license_key for _, line in lines}:
+            if license := self._find(key):
+                self._changed[key] = license.with_devices(devices_after(self._device_lines(key)))
 
     def _with_devices(self, key: str, license: License) -> License:
         known = self._find(key)
@@ -312,6 +334,12 @@ class FlatFileStore(Store):
             entries = [entry for entry in map(self.ledger.line_at, places) if entry.identity == identity]
         return max(entries, key=lambda entry: entry.revision, default=None)
 
+    def scan(self, kind: type[T], newest_first: bool = False) -> Iterator[T]:
+        return self.ledger.scan(kind, newest_first)
+
+    def inspect(self, progress: Progress = no_progress) -> Iterator[Finding]:
+        return inspect_folder(self.folder, progress)
+
     def entries(self, after: Mark = START) -> Iterator[tuple[Mark, list[Entry]]]:
         return self.ledger.batches(after)
 
@@ -322,19 +350,28 @@ class FlatFileStore(Store):
             self.catch_up()
             if self._damage is not None:
                 raise StorageUnavailable(f"storage is damaged: {self._damage}")
+            self._alone = True
             try:
                 yield _FileTransaction(self)
             except StorageUnavailable as error:
                 self._write_trouble = error.detail
                 raise
+            finally:
+                self._alone = False
 
-    def wrote(self) -> None:
+    def wrote(self, entries: list[tuple[int, Entry]], lines: list[tuple[int, DeviceLine]]) -> None:
+        """Take in what this process has just appended, as if it had read it."""
         self._write_trouble = None
+        try:
+            self._apply_entries(entries)
+            self._apply_devices(lines)
+        except (DamagedFile, OSError) as error:  # it is on disk all the same
+            self._take_damage(error)
 
-    def count_usage(self, key: str, now: datetime) -> None:
+    def count_usage(self, key: str, now: datetime, times: int = 1) -> None:
         with self._memory:
             known = self._counts.get(key)
-            self._counts[key] = Count(known.number + 1, now) if known else Count(1, now)
+            self._counts[key] = Count(known.number + times, now) if known else Count(times, now)
 
     # ------------------------------------------------------------------------------------------------ tidying
     def tidy(self, force: bool = False) -> float | None:
@@ -347,9 +384,9 @@ class FlatFileStore(Store):
             with self._view_lock.held():
                 self._write_usage()
                 if force or self._view_is_behind() or (self._usage_written and now >= self._usage_due()):
-                    self._rewrite_view(now)
+                    self._rewrite_view(force)
             self._view_trouble = None
-        except (OSError, StorageUnavailable, DamagedFile) as error:
+        except (OSError, StorageUnavailable, DamagedFile, Rewound) as error:
             self._view_trouble = f"licenses.json is not up to date: {error}"
             log.error("storage: %s", self._view_trouble)
             return 5.0
@@ -384,13 +421,20 @@ class FlatFileStore(Store):
             raise
         self._usage_written = self._usage_written or bool(counts)
 
-    def _rewrite_view(self, now: float) -> None:
-        """Under the view's lock. The folder lock is held only to know that nobody is in the middle of an append."""
-        durable.remove_leftovers(self.folder)
+    def _rewrite_view(self, force: bool) -> None:
+        """Under the view's lock: put what is newer than the written view into a new one."""
         with self._memory:
             self._take_newer_view()
-        with self._folder_lock.held(), self._memory:
             self._catch_up_or_reload()
+            behind = self._recent_lines or self._usage_written
+        if behind or force:
+            self._write_view()
+
+    def _write_view(self) -> None:
+        """The folder lock is held only to know that nobody is in the middle of an append."""
+        with self._folder_lock.held(), self._memory:
+            durable.remove_leftovers(self.folder)
+            self._catch_up_all()
             self.ledger.ensure_synced()
             self.devices.ensure_synced()
             view, index, changed, count = self._view, self._index, dict(self._changed), self._count
@@ -403,15 +447,21 @@ class FlatFileStore(Store):
         with self._memory:
             self._load()
             self._catch_up_all()
-        self._last_usage, self._usage_written = now, False
+        self._last_usage, self._usage_written = time.monotonic(), False
 
     def _take_newer_view(self) -> bool:
         """Where another process has written the view, what it covers need not be kept in memory any more."""
-        path = self.folder / "licenses.json"
-        newer = path.exists() and path.stat().st_ino != self._view.inode
+        newer = self._inode_of_view() not in (0, self._view_inode)
         if newer:
             self._load()
         return newer
+
+    def _inode_of_view(self) -> int:
+        """0 when there is none."""
+        try:
+            return os.stat(self.folder / "licenses.json").st_ino
+        except FileNotFoundError:
+            return 0
 
     def _fold_usage(self, view: View | EmptyView, changed: dict[str, License]) -> tuple[int, int]:
         sums, mark, whole = self._usage.since(view.books.usage)
@@ -429,21 +479,23 @@ class FlatFileStore(Store):
         return self._usage.compact(mark) if self._usage.needs_compaction() else mark
 
     def rebuild(self) -> int:
-        with self._view_lock.held(), self._folder_lock.held(), self._memory:
-            self._view, self._index = EmptyView(), HistoryIndex()
-            self._forget()
-            self.ledger.mark = self.devices.mark = Mark()
-            self._catch_up_all()
-        self.tidy(force=True)
+        with self._view_lock.held():
+            with self._memory:
+                self._view, self._view_inode, self._index = EmptyView(), self._inode_of_view(), HistoryIndex()
+                self._forget()
+                self.ledger.mark = self.devices.mark = Mark()
+                self._catch_up_all()
+            self._write_view()
         return self._view.books.count
 
     # ------------------------------------------------------------------------------------------------ health
     def state(self, probe: bool = False) -> StoreState:
         self.catch_up()
         trouble = str(self._damage) if self._damage else self._write_trouble
-        if probe and not trouble:
+        if probe and not self._damage:
             try:
                 durable.probe(self.folder)
+                trouble = self._write_trouble = None
             except OSError as error:
                 trouble = f"the data folder takes no bytes: {error.strerror or error}"
         notices = [*self._notices, *([self._view_trouble] if self._view_trouble else [])]
@@ -461,17 +513,11 @@ class _FileTransaction(Transaction):
         self._store = store
 
     def append(self, entries: Sequence[Entry]) -> None:
-        self._store.ledger.append(entries)
-        self._done()
+        self._store.wrote(self._store.ledger.append(entries), [])
 
     def append_devices(self, lines: Sequence[DeviceLine]) -> None:
         self._store.ledger.ensure_synced()
-        self._store.devices.append(lines)
-        self._done()
+        self._store.wrote([], self._store.devices.append(lines))
 
     def rest_on_disk(self) -> None:
         self._store.ledger.ensure_synced()
-
-    def _done(self) -> None:
-        self._store.wrote()
-        self._store.catch_up()

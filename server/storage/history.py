@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from server.storage import durable
-from server.storage.log import Mark, line_hash
+from server.storage.log import UNREADABLE, Mark, line_hash
 
 DEVICES = 1 << 63
 _MAGIC = b"keyledger history 1\n"
@@ -76,7 +76,7 @@ def read_index(path: Path) -> HistoryIndex:
         return HistoryIndex()
     try:
         covered = msgspec.json.decode(whole[len(_MAGIC) : header_end], type=Covered)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return HistoryIndex()
     columns = whole[header_end:]
     if len(columns) != covered.count * 16 or line_hash(columns) != covered.checksum:  # type: ignore[arg-type]

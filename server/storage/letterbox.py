@@ -1,11 +1,15 @@
 """`outbox.jsonl`: the letters and their attempts, one state a line; the newest line of a letter counts.
 
-The file is compacted when most of it is history: letters that were sent more than 30 days ago are dropped.
+A process keeps in memory only what is not done with: letters that wait and letters that are dead. The file is
+compacted when most of it is history; letters that were done with more than 30 days ago are dropped then.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -16,9 +20,12 @@ import msgspec
 from server.errors import StorageUnavailable
 from server.storage import durable
 from server.storage.base import Letter, LetterBox
-from server.storage.log import Mark, ascii_json
+from server.storage.log import UNREADABLE, ascii_json
 
-KEEP_SENT = timedelta(days=30)
+log = logging.getLogger(__name__)
+
+KEEP_SETTLED = timedelta(days=30)
+_SETTLED = ("sent", "dropped")
 _COMPACT_FROM = 4 << 20
 
 
@@ -27,74 +34,151 @@ class FileLetterBox(LetterBox):
 
     def __init__(self, path: Path, patience: float) -> None:
         self.path = path
-        self._lock = durable.Lock(path.with_name("outbox.lock"), patience)
-        self._letters: dict[str, Letter] = {}
-        self._covered = Mark()
-        self._inode, self._position = 0, 0
+        self._turn_lock = durable.Lock(path.with_name("outbox.lock"), patience)
+        self._enqueue_lock = durable.Lock(path.with_name("outbox.enqueue.lock"), patience)
+        self._memory = threading.RLock()
         self._decode = msgspec.json.Decoder(Letter).decode
+        self._compact_from = _COMPACT_FROM
+        self._forget(inode=0)
+
+    def _forget(self, inode: int) -> None:
+        self._waiting: dict[str, Letter] = {}
+        self._dead: dict[str, Letter] = {}
+        self._notes: dict[str, Letter] = {}
+        self._settled: Counter[str] = Counter()
+        self._inode, self._position = inode, 0
 
     @contextmanager
     def turn(self, wait: bool = False) -> Iterator[None]:
-        with self._lock.held(wait):
+        with self._turn_lock.held(wait):
             yield
-            self._compact_when_worthwhile()
+            if self._position >= self._compact_from:
+                self._compact()
 
-    def letters(self) -> dict[str, Letter]:
-        self._catch_up()
-        return self._letters
+    # ------------------------------------------------------------------------------------------------ reading
+    def waiting(self) -> Sequence[Letter]:
+        with self._memory:
+            self._catch_up()
+            return list(self._waiting.values())
 
-    def covered(self) -> Mark:
-        self._catch_up()
-        return self._covered
+    def dead(self) -> Sequence[Letter]:
+        with self._memory:
+            self._catch_up()
+            return list(self._dead.values())
 
-    def write(self, letters: Sequence[Letter], durably: bool = True) -> None:
-        data = b"".join(ascii_json(letter) + b"\n" for letter in letters)
+    def counts(self) -> dict[str, int]:
+        with self._memory:
+            self._catch_up()
+            waiting = Counter(letter.state for letter in self._waiting.values())
+            return {**self._settled, **waiting, "dead": len(self._dead)}
+
+    def note(self, name: str) -> Letter | None:
+        with self._memory:
+            self._catch_up()
+            return self._notes.get(name)
+
+    def letters(self) -> Sequence[Letter]:
         try:
-            descriptor = durable.open_for_append(self.path)
-            try:
-                size = os.fstat(descriptor).st_size
-                if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                    data = b"\n" + data  # a killed writer's torn line
-                (durable.append if durably else durable.write_all)(descriptor, data)
-            finally:
-                os.close(descriptor)
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            return []
         except OSError as error:
-            raise StorageUnavailable(f"{self.path.name} cannot be written: {error.strerror or error}") from error
+            raise self._unavailable("read", error) from error
+        newest = {letter.id: letter for letter in self._lines(data[: data.rfind(b"\n") + 1]) if letter.kind}
+        return list(newest.values())
 
     def _catch_up(self) -> None:
+        """Costs one stat when nothing is new."""
         try:
-            with open(self.path, "rb") as file:
-                status = os.fstat(file.fileno())
-                if status.st_ino != self._inode or status.st_size < self._position:
-                    self._letters, self._covered, self._position = {}, Mark(), 0
-                    self._inode = status.st_ino
-                file.seek(self._position)
-                data = file.read()
+            found = os.stat(self.path)
+            if (found.st_ino, found.st_size) != (self._inode, self._position):
+                self._read_new()
         except FileNotFoundError:
-            return
+            self._forget(inode=0)
+        except OSError as error:
+            raise self._unavailable("read", error) from error
+
+    def _read_new(self) -> None:
+        with open(self.path, "rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_ino != self._inode or status.st_size < self._position:
+                self._forget(status.st_ino)
+            file.seek(self._position)
+            data = file.read()
         end = data.rfind(b"\n") + 1
+        for letter in self._lines(data[:end]):
+            self._take(letter)
         self._position += end
-        for raw in data[:end].split(b"\n")[:-1]:
-            with suppress(msgspec.MsgspecError, UnicodeDecodeError):  # a torn line says nothing that was promised
-                self._take(self._decode(raw))
+
+    def _lines(self, data: bytes) -> Iterator[Letter]:
+        for raw in data.split(b"\n"):
+            try:
+                if raw:
+                    yield self._decode(raw)
+            except UNREADABLE:  # a torn line says nothing that was promised
+                log.warning("outbox: a line of %s cannot be read and was passed over", self.path.name)
 
     def _take(self, letter: Letter) -> None:
-        if letter.covers is not None:
-            self._covered = letter.covers
+        if not letter.kind:
+            self._notes[letter.id] = letter
+        elif letter.state in _SETTLED:
+            self._settled[letter.state] += 1
+            self._waiting.pop(letter.id, None)
+            self._dead.pop(letter.id, None)
+        elif letter.state == "dead":
+            self._waiting.pop(letter.id, None)
+            self._dead[letter.id] = letter
         else:
-            self._letters[letter.id] = letter
+            self._dead.pop(letter.id, None)
+            self._waiting[letter.id] = letter
 
-    def _compact_when_worthwhile(self) -> None:
-        self._catch_up()
-        if self._position < _COMPACT_FROM:
-            return
-        newest = max((letter.at for letter in self._letters.values() if letter.at), default=None)
-        keep = [
-            letter
-            for letter in self._letters.values()
-            if letter.state != "sent" or letter.at is None or newest is None or letter.at > newest - KEEP_SENT
-        ]
-        lines = [ascii_json(letter) + b"\n" for letter in [Letter(id="covers", covers=self._covered), *keep]]
-        if sum(map(len, lines)) < self._position // 2:
-            with suppress(OSError):
+    # ------------------------------------------------------------------------------------------------ writing
+    def write(self, letters: Sequence[Letter], durably: bool = True) -> None:
+        data = b"".join(ascii_json(letter) + b"\n" for letter in letters)
+        with self._memory:
+            try:
+                read_along = self._append(data, durably)
+            except OSError as error:
+                raise self._unavailable("written", error) from error
+            if read_along:
+                self._position += len(data)
+                for letter in letters:
+                    self._take(letter)
+
+    def enqueue(self, letters: Sequence[Letter]) -> None:
+        """Under a lock of its own, because the holder of the turn may be talking to a mail server for minutes."""
+        with self._enqueue_lock.held():
+            self.write(letters)
+
+    def _append(self, data: bytes, durably: bool) -> bool:
+        """Whether these bytes stand right behind what was read, so that nobody has to read them again."""
+        descriptor = durable.open_for_append(self.path)
+        try:
+            before = os.fstat(descriptor)
+            if before.st_size and os.pread(descriptor, 1, before.st_size - 1) != b"\n":
+                data = b"\n" + data  # behind a killed writer's torn line
+            (durable.append if durably else durable.write_all)(descriptor, data)
+            grown = os.fstat(descriptor).st_size - before.st_size
+            return (before.st_ino, before.st_size, grown) == (self._inode, self._position, len(data))
+        finally:
+            os.close(descriptor)
+
+    def _compact(self) -> None:
+        """Nobody enqueues meanwhile: what is appended to the old file would be lost with it."""
+        with suppress(OSError, StorageUnavailable), self._enqueue_lock.held(wait=False), self._memory:
+            letters = self.letters()
+            newest = max((letter.at for letter in letters if letter.at), default=None)
+            keep = [
+                letter
+                for letter in letters
+                if letter.state not in _SETTLED or not (letter.at and newest) or letter.at > newest - KEEP_SETTLED
+            ]
+            self._catch_up()
+            lines = [ascii_json(letter) + b"\n" for letter in (*self._notes.values(), *keep)]
+            size = sum(map(len, lines))
+            if size < self._position // 2:
                 durable.replace(self.path, lines)
+            self._compact_from = max(_COMPACT_FROM, 2 * size)
+
+    def _unavailable(self, verb: str, error: OSError) -> StorageUnavailable:
+        return StorageUnavailable(f"{self.path.name} cannot be {verb}: {error.strerror or error}")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import BinaryIO, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -22,6 +22,9 @@ from server.errors import DamagedFile, StorageUnavailable
 from server.storage import durable
 
 CHUNK = 4 << 20
+SEAL = b"#torn\n"  # behind a fragment that may lack nothing but its newline: it must not become a line by being sealed
+SCAN = 1 << 20
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # what bytes that are no JSON of ours raise
 
 
 class Chained(Protocol):
@@ -31,6 +34,7 @@ class Chained(Protocol):
 
 
 L = TypeVar("L", bound=Chained)
+T = TypeVar("T")
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
@@ -73,10 +77,13 @@ class ChainedLog(Generic[L]):
 
     def __init__(self, path: Path, line_type: type[L]) -> None:
         self.path, self.line_type = path, line_type
+        self._name = str(path)  # looked at with every request: a Path is turned into a string each time
         self.mark = Mark()
         self._decode: Callable[[bytes], L] = msgspec.json.Decoder(line_type).decode
         self._descriptor, self._inode = -1, 0
         self._synced = 0  # up to where this process saw an fsync succeed
+        self._named = False  # whether this process saw the file's name reach the disk
+        self._writable = False
         self._suspect = False  # an fsync failed here: its pages may be lost, so this file is not written again
 
     # ---------------------------------------------------------------------------------------------------- reading
@@ -86,13 +93,13 @@ class ChainedLog(Generic[L]):
         Costs one stat when nothing is new. Raises Rewound, or DamagedFile where the chain is broken.
         """
         try:
-            found = os.stat(self.path)
+            found = os.stat(self._name)
         except FileNotFoundError:
             if self.mark.position:
                 raise Rewound from None
             return []
         if found.st_ino != self._inode:
-            self._open()
+            self.reopen()
             if self.mark.position and self._inode_changed_before():
                 raise Rewound
         if found.st_size == self.mark.position:
@@ -120,27 +127,32 @@ class ChainedLog(Generic[L]):
         return lines
 
     def _link(self, data: bytes, start: int) -> tuple[list[tuple[int, L]], Mark]:
-        """Check each line's chain and stop before unreadable lines that nothing follows yet."""
+        """Check each line's chain and stop before unreadable lines that nothing follows yet.
+
+        Lines before a damaged one count: they are given first, and the damage is told when it is come to next.
+        """
         lines: list[tuple[int, L]] = []
-        mark, offset, sealed = self.mark, start, None
+        mark, offset, sealed, trouble = self.mark, start, None, None
         for raw in data.split(b"\n")[:-1]:
             line = self._parse(raw)
             if line is None:
                 sealed = line_hash(raw)
+                trouble = trouble or (_was_whole(raw) and (offset, "the line cannot be read, but it was written whole"))
+            elif line.prev != (sealed or mark.head) or line.seq != mark.seq + 1:
+                trouble = (offset, "the chain breaks here: it does not follow")
+                break
             else:
-                if line.prev != (sealed or mark.head) or line.seq != mark.seq + 1:
-                    raise DamagedFile(
-                        self.path.name, self._line_number(offset), "the chain breaks here: it does not follow", RESTORE
-                    )
                 lines.append((offset, line))
-                mark, sealed = Mark(offset + len(raw) + 1, line.seq, line_hash(raw)), None
+                mark, sealed, trouble = Mark(offset + len(raw) + 1, line.seq, line_hash(raw)), None, None
             offset += len(raw) + 1
+        if trouble and not lines:
+            raise DamagedFile(self.path.name, self._line_number(trouble[0]), trouble[1], RESTORE)
         return lines, mark
 
     def _parse(self, raw: bytes) -> L | None:
         try:
             return self._decode(raw)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             return None
 
     def line_at(self, offset: int) -> L:
@@ -153,7 +165,7 @@ class ChainedLog(Generic[L]):
 
     def _raw_at(self, offset: int) -> bytes:
         if self._descriptor < 0:
-            self._open()
+            self.reopen()
         size = 4096
         while True:
             data = os.pread(self._descriptor, size, offset)
@@ -169,7 +181,9 @@ class ChainedLog(Generic[L]):
         if position <= 0:
             return None
         if self._descriptor < 0:
-            self._open()
+            self.reopen()
+        if self._descriptor < 0:
+            return None
         size = 4096
         while True:
             start = max(0, position - size)
@@ -197,8 +211,27 @@ class ChainedLog(Generic[L]):
         try:
             while found := reader.read_new():
                 yield reader.mark, found
+        except Rewound:
+            trouble = f"what was read from it before, up to byte {reader.mark.position}, was cut or changed"
+            raise DamagedFile(self.path.name, 0, trouble, RESTORE) from None
         finally:
             reader.close()
+
+    def scan(self, kind: type[T], newest_first: bool = False) -> Iterator[T]:
+        """The readable lines as another, narrower type: no chain checked, nothing of this object read or moved.
+
+        100,000 lines of 1.7 KB take 0.14 s so: fields that `kind` does not name are only skipped.
+        """
+        if not self.path.exists():
+            return
+        decoder = msgspec.json.Decoder(kind)
+        with open(self.path, "rb") as file:
+            for piece in _from_end(file) if newest_first else _from_start(file):
+                try:
+                    found = decoder.decode_lines(piece)
+                except UNREADABLE:  # a sealed tail is among them
+                    found = list(_readable(decoder, piece))
+                yield from reversed(found) if newest_first else found
 
     def size(self) -> int:
         try:
@@ -215,27 +248,34 @@ class ChainedLog(Generic[L]):
         return count
 
     # ---------------------------------------------------------------------------------------------------- writing
-    def append(self, records: Sequence[L]) -> None:
+    def append(self, records: Sequence[L]) -> list[tuple[int, L]]:
         """Chain these records to the log and fsync them; the caller holds the folder lock and has read everything.
 
-        Raises StorageUnavailable, and then none of them counts.
+        Gives them back with their offsets and moves `mark` behind them, as reading them would. Raises
+        StorageUnavailable, and then none of them counts.
         """
         try:
             self._ready_to_write()
-            durable.write_all(self._descriptor, self._chained(records))
+            data, lines, mark = self._chained(records)
+            durable.write_all(self._descriptor, data)
         except OSError as error:
             self._cut()
             raise self._unavailable(error) from error
         self.sync()
+        self.mark = mark
+        return lines
 
     def sync(self) -> None:
         """fsync what stands in the file; after a failure this file is never synced again, but left for a fresh one."""
         try:
             durable.sync(self._descriptor)
+            if not self._named:  # its maker may have been killed before the name was on disk
+                durable.sync_folder(self.path.parent)
         except OSError as error:
             self._suspect = True
             self._cut()
             raise self._unavailable(error) from error
+        self._named = True
         self._synced = os.fstat(self._descriptor).st_size
 
     def ensure_synced(self) -> None:
@@ -254,26 +294,30 @@ class ChainedLog(Generic[L]):
     def _ready_to_write(self) -> None:
         if self._suspect:
             self._move_to_fresh_file()
-        elif self._descriptor < 0:
+        elif self._descriptor < 0 or not self._writable:
             os.close(durable.open_for_append(self.path))
-            self._open()
+            self.reopen()
 
-    def _chained(self, records: Sequence[L]) -> bytes:
-        head, seq, out = self.mark.head, self.mark.seq, []
+    def _chained(self, records: Sequence[L]) -> tuple[bytes, list[tuple[int, L]], Mark]:
+        """The bytes to append, with the seal of a torn tail before them; the lines' offsets; the mark behind them."""
+        mark, seal = self.mark, b""
         if fragment := self._fragment():
-            head = line_hash(fragment.rstrip(b"\n").rpartition(b"\n")[2])
-            out.append(b"" if fragment.endswith(b"\n") else b"\n")
+            seal = b"" if fragment.endswith(b"\n") else SEAL if fragment.endswith(b"}") else b"\n"
+            sealed = fragment + seal
+            mark = Mark(mark.position + len(sealed), mark.seq, line_hash(sealed[:-1].rpartition(b"\n")[2]))
+        out, lines = [seal], []
         for record in records:
-            seq += 1
-            record.seq, record.prev = seq, head
+            record.seq, record.prev = mark.seq + 1, mark.head
             line = ascii_json(record)
-            head = line_hash(line)
+            lines.append((mark.position, record))
+            mark = Mark(mark.position + len(line) + 1, record.seq, line_hash(line))
             out.append(line + b"\n")
-        return b"".join(out)
+        return b"".join(out), lines, mark
 
     def _fragment(self) -> bytes:
         """What a killed writer left behind the last good line."""
-        return os.pread(self._descriptor, 1 << 30, self.mark.position)
+        length = os.fstat(self._descriptor).st_size - self.mark.position
+        return os.pread(self._descriptor, length, self.mark.position) if length > 0 else b""
 
     def _cut(self) -> None:
         """After a failed append: nobody was promised these bytes. Where they stay, they are a torn tail."""
@@ -285,8 +329,8 @@ class ChainedLog(Generic[L]):
     def _move_to_fresh_file(self) -> None:
         """Copy the good prefix to a new file in the old one's place: the failed pages are left behind with the old."""
         durable.replace(self.path, self._good_prefix())
-        self._open()
-        self._suspect = False
+        self.reopen()
+        self._suspect, self._named = False, True
         self._synced = self.mark.position
 
     def _good_prefix(self) -> Iterator[bytes]:
@@ -298,23 +342,59 @@ class ChainedLog(Generic[L]):
             yield data
             at += len(data)
 
-    def _open(self) -> None:
+    def reopen(self) -> None:
         """For appending where that is allowed, else for reading: a read-only folder still validates."""
-        self.close()
-        flags = os.O_APPEND | os.O_CLOEXEC
+        writable = True
         try:
-            self._descriptor = os.open(self.path, os.O_RDWR | flags)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         except FileNotFoundError:
+            self.close()
             return
         except OSError:
-            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        self._inode = os.fstat(self._descriptor).st_ino
-        self._synced = 0
+            descriptor, writable = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC), False
+        inode = os.fstat(descriptor).st_ino
+        if inode != self._inode:  # while the old one is open its number is not given to another file
+            self._synced, self._named, self._suspect = 0, False, False
+        self.close()
+        self._descriptor, self._inode, self._writable = descriptor, inode, writable
 
     def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._descriptor, self._inode = -1, 0
+        descriptor, self._descriptor, self._inode = self._descriptor, -1, 0
+        if descriptor >= 0:
+            with suppress(OSError):  # closed all the same, and nothing rests on it that was not fsynced
+                os.close(descriptor)
+
+
+def _was_whole(raw: bytes) -> bool:
+    """Whether an unreadable line that has its newline was no torn one: those end elsewhere (see SEAL), or in zeros."""
+    return raw.endswith(b"}") and b"\0" not in raw
+
+
+def _from_start(file: BinaryIO) -> Iterator[bytes]:
+    """The file in pieces of whole lines, up to its last newline."""
+    rest = b""
+    while data := file.read(SCAN):
+        data = rest + data
+        end = data.rfind(b"\n") + 1
+        rest = data[end:]
+        yield data[:end]
+
+
+def _from_end(file: BinaryIO) -> Iterator[bytes]:
+    at, rest = file.seek(0, os.SEEK_END), b""
+    while at > 0:
+        start = max(0, at - SCAN)
+        file.seek(start)
+        data = file.read(at - start) + rest
+        begin = (data.find(b"\n") + 1 or len(data)) if start else 0
+        at, rest = start, data[:begin]
+        yield data[begin : data.rfind(b"\n") + 1]
+
+
+def _readable(decoder: msgspec.json.Decoder[T], chunk: bytes) -> Iterator[T]:
+    for raw in chunk.split(b"\n"):
+        with suppress(*UNREADABLE):
+            yield decoder.decode(raw)
 
 
 RESTORE = "Restore the file from a backup; `scripts/audit.py verify` names every damaged line"

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from server.storage import durable
-from server.storage.log import ascii_json
+from server.storage.log import UNREADABLE, ascii_json
 
 _COMPACT_FROM = 1 << 20
 
@@ -95,12 +95,12 @@ class UsageFile:
     def _header(self, lines: bytes) -> tuple[int, int]:
         try:
             line = self._decode(lines.partition(b"\n")[0])
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             return 0, 0
         return line.generation, line.base
 
     def _counts(self, line: bytes) -> dict[str, Count]:
         try:
             return self._decode(line).counts
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except UNREADABLE:
             return {}  # a torn line of a killed writer: a second of counts

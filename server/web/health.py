@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, current_app
 
 from server import __version__
 from server.web.responses import answer
@@ -14,19 +14,18 @@ from server.web.services import services
 blueprint = Blueprint("health", __name__)
 
 _PROBE_EVERY = 5.0  # seconds: a public route must not be a way to wear out a disk
-_probed: dict[str, float] = {"at": -1e9}
 
 
 @blueprint.get("/health")
 def health() -> Response:
     state = services().store.state(probe=_is_time_to_probe())
+    services().catalogue.current()
     checks: dict[str, Any] = {
         "storage": _check(state.trouble),
         "licenses_file": _check("; ".join(state.notices) or None),
         "catalogue": _check(services().catalogue.trouble),
         "mail": _mail_check(),
     }
-    services().catalogue.current()
     well = all(check["ok"] for check in checks.values())
     body = {
         "status": "ok" if well else "degraded",
@@ -45,12 +44,13 @@ def _check(trouble: str | None) -> dict[str, Any]:
 def _mail_check() -> dict[str, Any]:
     summary = services().outbox.summary()
     dead = summary["dead"]
-    return {**_check(f"{dead} dead letters: scripts/outbox.py list" if dead else None), **summary}
+    trouble = f"{dead} dead letters: scripts/outbox.py list" if dead else summary.get("trouble")
+    return {**summary, **_check(trouble)}
 
 
 def _is_time_to_probe() -> bool:
-    now = time.monotonic()
-    if now < _probed["at"] + _PROBE_EVERY:
+    now, last = time.monotonic(), current_app.extensions.get("keyledger.probed", -_PROBE_EVERY)
+    if now < last + _PROBE_EVERY:
         return False
-    _probed["at"] = now
+    current_app.extensions["keyledger.probed"] = now
     return True

@@ -32,8 +32,8 @@ class ValidateRequest(msgspec.Struct, frozen=True, kw_only=True):
     product: Name | None = None
     email: Annotated[str, msgspec.Meta(max_length=254)] | None = None
     nonce: Nonce | None = None
-    features: Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)] = ()
-    bind: bool = True
+    features: Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)] | None = None
+    bind: bool | None = None
 
     def claim(self) -> Claim:
         return Claim(
@@ -41,8 +41,8 @@ class ValidateRequest(msgspec.Struct, frozen=True, kw_only=True):
             device_name=self.device_name,
             product=self.product,
             email=self.email,
-            features=self.features,
-            bind=self.bind,
+            features=self.features or (),
+            bind=self.bind is not False,
         )
 
 

@@ -1,0 +1,105 @@
+"""The backlog: sales that were paid and wait for a license, because nobody had mapped their product or they are held."""
+
+from __future__ import annotations
+
+import msgspec
+
+from server.domain.catalogue import Product
+from server.domain.fold import fold
+from server.domain.purchase import Entry, EventKind, Outcome, PurchaseEvent, event_name
+from server.errors import NotFound, Unprocessable
+from server.services.catalogue_file import CatalogueFile
+from server.services.fulfilment import Fulfilment
+from server.services.revenue import waiting_lines
+from server.storage.base import Progress, Store, no_progress
+
+
+class Tried(msgspec.Struct, frozen=True, kw_only=True):
+    """One sale and what became of it; `why` tells why it still waits."""
+
+    event_id: str
+    source: str
+    sale_id: str | None
+    email: str | None
+    product_name: str | None
+    outcome: str
+    license_keys: tuple[str, ...] = ()
+    why: str | None = None
+
+
+class Backlog:
+    def __init__(self, store: Store, catalogue: CatalogueFile, fulfilment: Fulfilment) -> None:
+        self.store, self._catalogue, self._fulfilment = store, catalogue, fulfilment
+
+    def waiting(self) -> list[Entry]:
+        found = []
+        for line in waiting_lines(self.store):
+            entry = self.store.find_event(event_name(line.source, line.event_id))
+            if entry is not None and not (entry.outcome is Outcome.PENDING and fold(self.store.history(entry.names()))):
+                found.append(entry)
+        return found
+
+    def complete_all(self, progress: Progress = no_progress) -> list[Tried]:
+        """Issue what can be issued now. What the platform holds, or what may not be the buyer's own words, is only
+        completed by name: a preorder is not paid yet."""
+        entries = self.waiting()
+        tried = []
+        for done, entry in enumerate(entries, 1):
+            tried.append(_held(entry) if entry.event is EventKind.PENDING else self._complete(entry, entry.as_event()))
+            progress(done, len(entries))
+        return tried
+
+    def complete(
+        self, name: str, email: str | None = None, customer_name: str | None = None, product_id: str | None = None
+    ) -> Tried:
+        """Issue one sale, by its event_id or sale id, mended by what the owner says. Raises NotFound, Unprocessable."""
+        entry = next((entry for entry in self.waiting() if name in (entry.event_id, entry.sale_id)), None)
+        if entry is None:
+            raise NotFound(f"no sale of the id {name!r} waits for a license")
+        said = {"email": email, "customer_name": customer_name}
+        event = msgspec.structs.replace(entry.as_event(), **{k: v for k, v in said.items() if v is not None})
+        if not event.email:
+            raise Unprocessable("email: the sale names none; say who gets the license")
+        if product_id is None:
+            return self._complete(entry, event)
+        product = self._catalogue.current().find(product_id)
+        if product is None:
+            raise Unprocessable(f"product_id: there is no product {product_id!r} in products.json", "UNKNOWN_PRODUCT")
+        return _told(self._complete_as(product, entry, event))
+
+    def _complete(self, entry: Entry, event: PurchaseEvent) -> Tried:
+        if completed := self._fulfilment.complete(entry, event):
+            return _told(completed)
+        ids = [name for name in (entry.source_product_id, *entry.product_aliases) if name]
+        return _told(entry, f"products.json maps none of {', '.join(ids) or 'its ids'} for {entry.source}")
+
+    def _complete_as(self, product: Product, entry: Entry, event: PurchaseEvent) -> Entry:
+        """As Fulfilment.complete, with a product that the owner names instead of the mapped one."""
+        event = msgspec.structs.replace(event, event=EventKind.OWNER_FULFIL)
+        with self.store.transaction() as books:
+            newest = self.store.find_event(entry.identity) or entry
+            if newest.outcome not in (Outcome.PENDING, Outcome.UNMAPPED):
+                return newest
+            children = self._catalogue.current().children(product)
+            grants = tuple(self._fulfilment.grant(event, c, self._fulfilment.key_for(event, c)) for c in children)
+            decided = self._fulfilment.decide(event, grants=grants, revision=newest.revision + 1)
+            decided.product_id, decided.tier = product.id, product.tier
+            books.append([decided])
+            return decided
+
+
+def _held(entry: Entry) -> Tried:
+    return _told(entry, f"{entry.note or 'it is held'} (to issue it all the same, name it)")
+
+
+def _told(entry: Entry, why: str | None = None) -> Tried:
+    return Tried(
+        event_id=entry.event_id,
+        source=entry.source,
+        sale_id=entry.sale_id,
+        email=entry.email,
+        product_name=entry.product_name,
+        outcome=entry.outcome,
+        license_keys=entry.license_keys,
+        why=why,
+    )

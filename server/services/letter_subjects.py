@@ -1,0 +1,82 @@
+"""What a letter is about, looked up in the books when it is its turn: much may have happened since it was owed."""
+
+from __future__ import annotations
+
+from server.domain.license import License
+from server.domain.purchase import Entry, EventKind, Outcome
+from server.services.letters import DEAD_LETTER, DELIVERY, PAYMENT_FAILED, REFUND, UNMAPPED
+from server.storage.base import Letter, Store
+
+
+class LetterSubjects:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def overtaken(self, letter: Letter) -> str | None:
+        """Why a letter is not to go out any more; None when it is."""
+        if letter.kind == DELIVERY:
+            return self._undeliverable(letter)
+        if letter.kind in (REFUND, PAYMENT_FAILED):
+            licenses = self.licenses(letter).values()
+            return "the license is active again" if licenses and all(x.is_active for x in licenses) else None
+        if letter.kind == UNMAPPED and (entry := self.entry(letter)):
+            return "the sale was completed meanwhile" if self._is_completed(entry) else None
+        if letter.kind == DEAD_LETTER and not self.dead(letter):
+            return "the letters are tried again"
+        return None
+
+    def _undeliverable(self, letter: Letter) -> str | None:
+        """A key that was refunded, replaced or given to somebody else is not sent to its buyer."""
+        license = self._license(letter)
+        if license is not None and license.is_active and _belongs(license, letter):
+            return None
+        found = self.licenses(letter)
+        if not found:
+            return "the license is inactive" if license else "there is no such license"
+        if not any(_belongs(license, letter) for license in found.values()) and self._was_moved(letter):
+            return "the license was transferred to another address"
+        return None
+
+    def _was_moved(self, letter: Letter) -> bool:
+        history = self._store.history([letter.license_key or ""])
+        return any(entry.event is EventKind.OWNER_TRANSFER and entry.seq > letter.seq for entry in history)
+
+    def _is_completed(self, entry: Entry) -> bool:
+        if entry.outcome is Outcome.ISSUED:
+            return False
+        newest = self._store.find_event(entry.identity)
+        later = [*self._store.history(entry.names()), *([newest] if newest else [])]
+        return any(other.seq > entry.seq and other.license_keys for other in later)
+
+    def entry(self, letter: Letter) -> Entry | None:
+        """The ledger line that owes a letter; an event that was completed later has several."""
+        newest = self._store.find_event(letter.about) if letter.about else None
+        if newest is None or newest.seq == letter.seq:
+            return newest
+        return next((entry for entry in self._store.history(newest.names()) if entry.seq == letter.seq), newest)
+
+    def licenses(self, letter: Letter) -> dict[str, License]:
+        """The licenses to write about, by key; a delivery leaves out those that are not active."""
+        entry = self.entry(letter)
+        names = entry.license_keys if entry else (letter.license_key or "",)
+        found = {name: license for name in names if (license := self._store.find_license(name))}
+        if letter.kind != DELIVERY:
+            return found
+        return {name: license for name, license in found.items() if license.is_active}
+
+    def dead(self, letter: Letter) -> list[Letter]:
+        """The letters that were given up since this alert was called for."""
+        dead = self._store.letterbox.dead()
+        return [one for one in dead if not (letter.first_at and one.at) or one.at >= letter.first_at]
+
+    def home(self, letter: Letter) -> str:
+        """Where an event came without an address, the license may have one."""
+        license = self._license(letter)
+        return license.email if license else ""
+
+    def _license(self, letter: Letter) -> License | None:
+        return self._store.find_license(letter.license_key) if letter.license_key else None
+
+
+def _belongs(license: License, letter: Letter) -> bool:
+    return license.email.strip().lower() == letter.to.lower()

@@ -1,0 +1,229 @@
+"""How a letter reads: `templates/<kind>.jinja`, once for both of its forms.
+
+Each is rendered with the parts and layout of the plain text, and with those of the HTML, where everything that comes
+from outside is escaped. Customers' names stand in the text alone, never in a header.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from email.message import EmailMessage
+from email.policy import SMTP
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import jinja2
+import msgspec
+
+from server.domain import keys
+from server.domain.catalogue import EMPTY, Catalogue
+from server.domain.license import License
+from server.domain.purchase import ISSUING, Entry, EventKind, Outcome
+from server.services.letters import DELIVERY, is_domain, mail_address
+from server.settings import Settings
+from server.storage.base import Letter
+
+
+class Matter(msgspec.Struct, frozen=True, kw_only=True):
+    """What a letter is about, as it stands when it is written; `dead` are the letters that an alert is about."""
+
+    now: datetime
+    catalogue: Catalogue = EMPTY
+    entry: Entry | None = None
+    licenses: Mapping[str, License] = {}
+    dead: Sequence[Letter] = ()
+
+
+def render(letter: Letter, matter: Matter, settings: Settings) -> EmailMessage:
+    """The whole letter. Raises BadAddress."""
+    own = {"reply": settings.owner_email is not None, "server": clean(settings.app_url)}
+    words = _words(letter, matter) | own
+    sender = settings.from_email or settings.owner_email or "keyledger@localhost"
+    message = EmailMessage(policy=SMTP)
+    message["From"] = mail_address(sender)
+    message["To"] = mail_address(letter.to)
+    if settings.owner_email and settings.owner_email != sender:
+        message["Reply-To"] = mail_address(settings.owner_email)
+    message["Subject"] = _subject(_rendered("txt", letter.kind, words, block="subject"))
+    message["Date"] = matter.now
+    message["Message-ID"] = message_id(letter, settings)
+    message["Auto-Submitted"] = "auto-generated"
+    message.set_content(_rendered("txt", letter.kind, words), cte="quoted-printable")
+    message.add_alternative(_rendered("html", letter.kind, words), subtype="html", cte="quoted-printable")
+    return message
+
+
+def _subject(text: str) -> str:
+    """Without encoded words of somebody else's: `email` decodes them and writes the line breaks in them out."""
+    return clean(text.replace("=?", "= ?"), 160)
+
+
+def message_id(letter: Letter, settings: Settings) -> str:
+    """The same at every attempt, so that a letter that was sent twice is recognised; it does not tell the `seq`."""
+    told = "\0".join(("message-id", letter.id, letter.about or "", letter.to))
+    digest = hmac.digest(settings.license_secret.encode(), told.encode(errors="replace"), hashlib.sha256).hex()
+    host = urlsplit(settings.app_url).hostname or ""
+    return f"<{digest[:32]}@{host if is_domain(host) else 'keyledger.invalid'}>"
+
+
+# ---------------------------------------------------------------------------------------------------- what it says
+SHOPS = {
+    "gumroad": "Gumroad",
+    "stripe": "Stripe",
+    "jvzoo": "JVZoo",
+    "payu": "PayU",
+    "jazzcash": "JazzCash",
+    "easypaisa": "EasyPaisa",
+}
+_OCCASIONS = {
+    EventKind.SALE: "sale",
+    EventKind.OWNER_FULFIL: "sale",
+    EventKind.OWNER_TRANSFER: "transfer",
+    EventKind.OWNER_REISSUE: "reissue",
+}
+_LIKE_A_LINK = re.compile(r"[/:@<>]|\.\w{2}")
+_UNSEEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+Facts = list[tuple[str, str]]
+
+
+def clean(text: str | None, limit: int = 100) -> str:
+    """Somebody else's words: one line of bounded length, without what is unseen or turns the writing around."""
+    seen = (" " if unicodedata.category(c) in _UNSEEN or c in _TURNING else c for c in (text or "")[: 4 * limit])
+    line = " ".join("".join(seen).split())
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
+
+
+def _words(letter: Letter, matter: Matter) -> dict[str, object]:
+    """All that a template may say."""
+    entry, licenses = matter.entry, matter.licenses
+    first = next(iter(licenses.values()), None)
+    product = _product(matter, first)
+    return {
+        "product": product,
+        "name": _greeted(letter, entry, first),
+        "items": [_item(key, license.at(matter.now), matter) for key, license in licenses.items()],
+        "purchase": _purchase(letter, matter, product, first),
+        "details": list(_details(entry, licenses)) if entry else [],
+        "shop": SHOPS.get(entry.source, "") if entry else "",
+        "source": clean(entry.source if entry else "", 40),
+        "until": _validity(entry.expiry_date if entry else None),
+        "occasion": _OCCASIONS.get(entry.event, "issue") if entry else "resend",
+        "trouble": _trouble(entry) if entry else "",
+        "outcome": str(entry.outcome) if entry else "",
+        "note": clean(entry.note if entry else None, 400),
+        "text": clean(letter.text, 2000),
+        "dead": [_dead(one) for one in matter.dead],
+        "is_test": bool(first.is_test if first else entry and entry.is_test),
+    }
+
+
+def _product(matter: Matter, first: License | None) -> str:
+    """As today's catalogue calls it, else as the platform does."""
+    entry = matter.entry
+    ids = [entry.product_id if entry else None, first.product_id if first else None]
+    for product_id in ids:
+        if product := matter.catalogue.find(product_id):
+            return clean(product.name)
+    return clean((entry.product_name if entry else None) or ids[0] or ids[1]) or "your purchase"
+
+
+def _greeted(letter: Letter, entry: Entry | None, first: License | None) -> str:
+    """The customer's name, unless it reads like a link: anyone may buy for somebody else's address under any name."""
+    found = clean(entry.customer_name if entry else None, 60)
+    if not found and first and first.email.strip().lower() == letter.to.lower():
+        found = clean(first.customer_name, 60)
+    return "" if _LIKE_A_LINK.search(found) else found
+
+
+def _item(key: str, license: License, matter: Matter) -> dict[str, str]:
+    product, seats = matter.catalogue.find(license.product_id), license.max_devices
+    return {
+        "key": key if key.isprintable() else clean(key, 128),
+        "name": clean(product.name) if product else _product(matter, license),
+        "validity": _validity(license.expiry_date),
+        "seats": "on one device" if seats == 1 else f"on up to {seats} devices",
+    }
+
+
+def _validity(until: datetime | None) -> str:
+    return f"paid through {_day(until)}" if until else "valid for life"
+
+
+def _day(moment: datetime) -> str:
+    return f"{moment.day} {moment:%B} {moment.year}"
+
+
+def _trouble(entry: Entry) -> str:
+    """Why the owner is told of a sale."""
+    if entry.outcome is Outcome.UNMAPPED:
+        return "unmapped"
+    if entry.event in ISSUING:
+        return "homeless"
+    return "held" if entry.event is EventKind.PENDING else "lone renewal"
+
+
+def _purchase(letter: Letter, matter: Matter, product: str, first: License | None) -> Facts:
+    """The purchase by which a customer knows the license, which is not always the line that the letter is owed for."""
+    entry = matter.entry
+    if letter.kind == DELIVERY and first:
+        return _facts(product, first.created_date, first.purchase_source, first.purchase_id)
+    if entry is None:
+        return []
+    moment = entry.purchase_date or entry.moment
+    return _facts(product, moment, entry.source, entry.sale_id or entry.subscription_id)
+
+
+def _facts(product: str, moment: datetime, source: str, reference: str | None) -> Facts:
+    through = f" through {SHOPS[source]}" if source in SHOPS else ""
+    found = [("Product", product), ("Date", f"{_day(moment)}{through}"), ("Sale", clean(reference, 80))]
+    return [(label, value) for label, value in found if value]
+
+
+def _details(entry: Entry, licenses: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """By what the owner finds the sale again; keys by their public names, since alerts get forwarded."""
+    if entry.customer_name or entry.email:
+        yield "Customer", clean(f"{entry.customer_name or ''} {entry.email or ''}", 200)
+    if entry.price is not None:
+        yield "Price", clean(f"{entry.price} {(entry.currency or '').upper()}", 40)
+    if entry.source_product_id:
+        yield "Product id", clean(entry.source_product_id)
+    if entry.variants:
+        yield "Variant", clean(", ".join(entry.variants))
+    for key in licenses:
+        yield "License", keys.license_id(key)
+    yield "Ledger line", str(entry.seq)
+
+
+def _dead(letter: Letter) -> Facts:
+    told = [("Letter", letter.id), ("To", clean(letter.to)), ("Reason", clean(letter.error, 200))]
+    return [(label, value) for label, value in told if value]
+
+
+# ---------------------------------------------------------------------------------------------------- Jinja
+def _environments() -> dict[str, jinja2.Environment]:
+    plain = jinja2.Environment(  # noqa: S701  plain text, where an escaped character would be shown as it is
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    return {"txt": plain, "html": plain.overlay(autoescape=True)}
+
+
+_ENVIRONMENTS = _environments()
+
+
+def _rendered(form: str, kind: str, words: Mapping[str, object], block: str | None = None) -> str:
+    template = _ENVIRONMENTS[form].get_template(f"{kind}.jinja")
+    known = {**words, "form": form}
+    if block is None:
+        return template.render(known)
+    return "".join(template.blocks[block](template.new_context(known)))

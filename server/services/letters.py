@@ -1,0 +1,104 @@
+"""Letters: which ones a ledger line owes, and to whom a letter can be sent at all."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from email.headerregistry import Address
+
+from server.domain.purchase import Entry, EventKind, Outcome
+from server.errors import KeyledgerError
+from server.storage.base import Letter
+
+DELIVERY, RENEWAL, REFUND, PAYMENT_FAILED = "delivery", "renewal", "refund", "payment_failed"
+DISPUTE, UNMAPPED, DEAD_LETTER, DAMAGED = "alert_dispute", "alert_unmapped", "alert_dead_letter", "alert_damaged"
+
+LATE_SALE = timedelta(minutes=2)  # a renewal may overtake its sale; only then is it the owner's concern
+
+_OWED = {
+    (EventKind.SALE, Outcome.ISSUED): DELIVERY,
+    (EventKind.OWNER_ISSUE, Outcome.ISSUED): DELIVERY,
+    (EventKind.OWNER_FULFIL, Outcome.ISSUED): DELIVERY,
+    (EventKind.OWNER_FULFIL, Outcome.EXTENDED): RENEWAL,
+    (EventKind.RENEWAL, Outcome.EXTENDED): RENEWAL,
+    (EventKind.REFUND, Outcome.REVOKED): REFUND,
+    (EventKind.PAYMENT_FAILED, Outcome.SUSPENDED): PAYMENT_FAILED,
+}
+_ALWAYS_DELIVERED = frozenset({EventKind.OWNER_REISSUE, EventKind.OWNER_TRANSFER})
+
+
+def letters_owed(entry: Entry, owner_email: str | None) -> list[Letter]:
+    """The letters that a ledger line owes: a function of its event and outcome, so that they are found again."""
+    customer = (entry.email or "").strip()
+    kind = DELIVERY if entry.event in _ALWAYS_DELIVERED else _OWED.get((entry.event, entry.outcome))
+    found = []
+    if kind and (customer or kind != DELIVERY or not owner_email):
+        found.append(_letter(entry, kind, customer))
+    if owner_email and (alert := _alert(entry, homeless=kind == DELIVERY and not customer)):
+        found.append(_letter(entry, alert, owner_email))
+    return found
+
+
+def _letter(entry: Entry, kind: str, to: str) -> Letter:
+    waits = kind == UNMAPPED and is_lone_renewal(entry)
+    return Letter(
+        id=f"{entry.seq}:{kind}",
+        kind=kind,
+        to=to,
+        seq=entry.seq,
+        about=entry.identity,
+        license_key=entry.license_keys[0] if entry.license_keys else None,
+        next_at=entry.timestamp + LATE_SALE if waits else None,
+    )
+
+
+def _alert(entry: Entry, homeless: bool) -> str | None:
+    if entry.event is EventKind.DISPUTE and entry.outcome is not Outcome.IGNORED:
+        return DISPUTE
+    if homeless or entry.outcome is Outcome.UNMAPPED or _is_held(entry) or is_lone_renewal(entry):
+        return UNMAPPED
+    return None
+
+
+def _is_held(entry: Entry) -> bool:
+    """Kept for the owner to look at; a preorder is pending too, but only waits for its charge."""
+    return entry.event is EventKind.PENDING and entry.event_id.startswith("shadowed:")
+
+
+def is_lone_renewal(entry: Entry) -> bool:
+    return entry.event is EventKind.RENEWAL and entry.outcome is Outcome.PENDING
+
+
+# ---------------------------------------------------------------------------------------------------- addresses
+class BadAddress(KeyledgerError):
+    """No letter can be sent there, however often it is tried."""
+
+    code = "BAD_ADDRESS"
+
+
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_DOMAIN = re.compile(rf"(?=.{{1,190}}\Z){_LABEL}(?:\.{_LABEL})*")
+_LOCAL = re.compile(r"[^\s()<>\[\]:;@\\,\"]{1,64}")
+
+
+def mail_address(text: str) -> Address:
+    """One plain address: no list, no name, nothing to quote or to decode. Raises BadAddress."""
+    local, _, domain = text.rpartition("@")
+    try:
+        domain = domain if domain.isascii() else domain.encode("idna").decode()
+    except UnicodeError:
+        domain = ""
+    sound = _LOCAL.fullmatch(local) and is_domain(domain) and text.isprintable() and len(text) <= 254
+    if not sound or "=?" in local:  # an encoded word, which some readers decode into anything
+        raise BadAddress("this is no valid e-mail address" if text else "there is no e-mail address")
+    return Address(username=local, domain=domain)
+
+
+def is_domain(text: str) -> bool:
+    return _DOMAIN.fullmatch(text) is not None
+
+
+def masked_address(text: str) -> str:
+    """For logs: enough to recognise an address that one knows."""
+    local, _, domain = text.rpartition("@")
+    return f"{local[:1]}…@{domain[:1]}…"

@@ -1,0 +1,185 @@
+"""The outbox: the letters that the ledger owes, and those that the owner asks for.
+
+What is owed is found by reading the ledger on from where it was last looked through. One process sends at a time, the
+others go on with their work; and nothing here ever happens inside the folder lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from server.domain.purchase import Entry
+from server.errors import BadRequest, Conflict, DamagedFile, NotFound, StorageUnavailable, Unprocessable
+from server.services.catalogue_file import CatalogueFile
+from server.services.letters import DELIVERY, letters_owed
+from server.services.mailer import Mailer
+from server.services.sending import GIVE_UP, SERVER, Sender, SendReport, pause_left
+from server.settings import Settings
+from server.storage.base import Letter, Progress, Store, no_progress
+from server.storage.log import START, Mark
+
+log = logging.getLogger(__name__)
+
+STATES = ("queued", "sending", "sent", "failed", "dead", "dropped")
+BUSY, DISK_PAUSE = 1.0, 60.0
+ALWAYS = datetime.min.replace(tzinfo=UTC)
+_COVERS = "covers"
+
+
+class Outbox:
+    def __init__(
+        self,
+        store: Store,
+        mailer: Mailer,
+        catalogue: CatalogueFile,
+        settings: Settings,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._store, self._box, self._clock = store, store.letterbox, clock
+        self._sender = Sender(store, mailer, catalogue, settings, clock)
+        self._owner = settings.owner_email
+        self._complaint: str | None = None
+        self._told: set[str] = set()
+
+    # ------------------------------------------------------------------------------------------------ sending
+    def send_due(self, limit: int | None = None, progress: Progress = no_progress) -> SendReport:
+        """Send what is owed and due, at most `limit` letters. Waits for no other process, and never raises for mail."""
+        try:
+            with self._box.turn():
+                return self._take_turn(limit, progress)
+        except StorageUnavailable:
+            return SendReport(next_due=BUSY, busy=True)
+
+    def _take_turn(self, limit: int | None, progress: Progress) -> SendReport:
+        try:
+            self._enrol()
+            report = self._sender.work_off(limit, progress)
+            waiting, now = self._box.waiting(), self._clock()
+            report.waiting = len(waiting)
+            if waiting:
+                soonest = min(letter.next_at or now for letter in waiting)
+                report.next_due = max(0.0, (soonest - now).total_seconds(), pause_left(self._box, now))
+            return report
+        except StorageUnavailable as error:
+            log.error("outbox: stopped, since what is sent could not be written down: %s", error.detail)
+            return SendReport(next_due=DISK_PAUSE, trouble=error.detail)
+
+    # ------------------------------------------------------------------------------------------------ what is owed
+    def _enrol(self) -> None:
+        """Queue the letters that the ledger owes since it was last looked through."""
+        try:
+            for mark, entries, since in self._new_entries():
+                self._queue(mark, entries, since)
+        except (DamagedFile, OSError) as error:
+            self._complain(f"the ledger cannot be read on: {error}")
+
+    def _new_entries(self) -> Iterator[tuple[Mark, Sequence[Entry], datetime]]:
+        """Batches, with the time before which their letters are left alone.
+
+        Where the outbox itself was lost, or the ledger was put back from a backup, years of letters must not go out
+        once more: only what is young, or newer than the last look.
+        """
+        covers = self._box.note(_COVERS)
+        looked_at = covers.at if covers and covers.at else self._clock() - GIVE_UP
+        try:
+            for mark, entries in self._store.entries((covers and covers.covers) or START):
+                yield mark, entries, ALWAYS if covers else looked_at
+        except DamagedFile as error:
+            if (
+                error.line or not covers
+            ):  # no line is to blame: it is another ledger than the one that was looked through
+                raise
+            self._complain(f"letters go out for what the ledger holds since {looked_at.isoformat()}: {error}")
+            for mark, entries in self._store.entries():
+                yield mark, entries, looked_at
+
+    def _queue(self, mark: Mark, entries: Sequence[Entry], since: datetime) -> None:
+        """One write a batch, not durable: where it is lost or torn it is redone from the ledger."""
+        now, known = self._clock(), {letter.id for letter in self._box.waiting()}
+        owed = [letter for entry in entries if entry.timestamp > since for letter in letters_owed(entry, self._owner)]
+        fresh = [letter for letter in owed if letter.id not in known]
+        for letter in fresh:
+            letter.at = letter.first_at = now
+        if old := sum(len(letters_owed(entry, None)) for entry in entries if entry.timestamp <= since):
+            log.warning("outbox: %d letters owed before %s are left alone", old, since.isoformat())
+        self._box.write([*fresh, Letter(id=_COVERS, covers=mark, at=now)], durably=False)
+
+    def _complain(self, text: str) -> None:
+        if text != self._complaint:
+            log.error("outbox: %s", text)
+        self._complaint = text
+
+    # ------------------------------------------------------------------------------------------------ the owner
+    def resend(self, key: str) -> Letter:
+        """Queue the delivery of this license once more. Raises NotFound, Conflict where it is not active."""
+        license = self._store.find_license(key)
+        if license is None:
+            raise NotFound("there is no such license")
+        if not license.is_active:
+            raise Conflict(f"the license is not active ({license.inactive_reason}): its key is not sent", "INACTIVE")
+        if not license.email:
+            raise Unprocessable("the license has no e-mail address: transfer it to one first")
+        letter = self._new(f"resend:{secrets.token_hex(8)}", DELIVERY, license.email, license_key=key)
+        self._box.enqueue([letter])
+        return letter
+
+    def alert(self, kind: str, text: str) -> Letter | None:
+        """Tell the owner, once a day for the same text; None where it was told already or OWNER_EMAIL is not set."""
+        digest = hashlib.sha256(f"{kind}\0{text}".encode(errors="replace")).hexdigest()[:16]
+        name = f"{kind}:{self._clock():%Y%m%d}:{digest}"
+        if self._owner is None or name in self._told:
+            return None
+        letter = None
+        if not any(known.id == name for known in self._box.letters()):
+            letter = self._new(name, kind, self._owner, text=text)
+            self._box.enqueue([letter])
+        self._told.add(name)
+        return letter
+
+    def retry(self, letter_id: str | None = None) -> Sequence[Letter]:
+        """Try a letter again that is dead or waits, or all dead ones, at once and for a week more."""
+        letters = self._box.dead() if letter_id is None else [self._unsent(letter_id)]
+        now = self._clock()
+        renewed = {"state": "queued", "at": now, "first_at": now, "next_at": None, "attempts": 0}
+        fresh = [msgspec.structs.replace(letter, **renewed) for letter in letters]
+        if fresh:
+            self._box.enqueue([*fresh, Letter(id=SERVER, at=now)])
+        return fresh
+
+    def _unsent(self, letter_id: str) -> Letter:
+        found = next((letter for letter in self._box.letters() if letter.id == letter_id), None)
+        if found is None:
+            raise NotFound("there is no such letter")
+        if found.state not in ("dead", "failed", "queued"):
+            raise Conflict(f"the letter is {found.state}: only one that was not sent can be tried again")
+        return found
+
+    def list(self, state: str | None = None) -> Sequence[Letter]:
+        """The letters that are still kept, in the order they were first written."""
+        if state is not None and state not in STATES:
+            raise BadRequest(f"state: it can be {', '.join(STATES)}")
+        return [letter for letter in self._box.letters() if state in (None, letter.state)]
+
+    def summary(self) -> dict[str, Any]:
+        """Letters by state, the age of the oldest that waits, and trouble, in words that name nobody; never raises."""
+        found: dict[str, Any] = {**dict.fromkeys(STATES, 0), "oldest_waiting_seconds": None, "trouble": None}
+        try:
+            counts, waiting, server = self._box.counts(), self._box.waiting(), self._box.note(SERVER)
+        except StorageUnavailable as error:
+            return found | {"trouble": error.detail}
+        if owed := [letter.first_at for letter in waiting if letter.first_at]:
+            found["oldest_waiting_seconds"] = int((self._clock() - min(owed)).total_seconds())
+        if server is not None and server.state == "failed":
+            found["trouble"] = "the mail server cannot be reached or refuses us"
+        return found | counts
+
+    def _new(self, name: str, kind: str, to: str, **more: str) -> Letter:
+        now = self._clock()
+        return msgspec.structs.replace(Letter(id=name, kind=kind, to=to, at=now, first_at=now), **more)

@@ -1,0 +1,283 @@
+"""Revenue: which lines of the ledger are money that came in, and which of it went out again.
+
+A charge is a sale or a renewal, or what the owner issued, imported or fulfilled at a price. It counts once, however
+many lines complete it; a test never does. What was refunded in full or charged back is taken off again (by the fold's
+own rule: a refund means the charges whose sale id or link it names). A partial refund is only recorded, since platforms
+tell no sum with it. Amounts are minor units of their currency; currencies are never summed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from datetime import date, timedelta
+from functools import lru_cache
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+
+from server.domain import money
+from server.domain.purchase import CHARGES, OWNER_ISSUING, PAID, EventKind, Outcome
+from server.errors import BadRequest
+from server.storage.base import Store
+
+TOP = 10
+
+# Plain words: to look up an Enum's member costs as much as to decode a field.
+_REFUND, _REFUND_FAILED, _DISPUTE_LOST = map(str, (EventKind.REFUND, EventKind.REFUND_FAILED, EventKind.DISPUTE_LOST))
+_REVERSALS = frozenset({_REFUND, _REFUND_FAILED, _DISPUTE_LOST})
+_HELD = str(EventKind.PENDING)
+_UNMAPPED, _PENDING = str(Outcome.UNMAPPED), str(Outcome.PENDING)
+
+Name = tuple[str, str | None]
+Money = Counter[str]  # minor units by currency
+
+
+class Line(msgspec.Struct, gc=False):
+    """What statistics need of a ledger line; moments stay text, since most are never looked at."""
+
+    seq: int
+    timestamp: str
+    event: str
+    event_id: str
+    source: str
+    sale_id: str | None
+    subscription_id: str | None
+    product_id: str | None
+    product_name: str | None
+    price: str | None
+    currency: str | None
+    purchase_date: str | None
+    is_test: bool
+    outcome: str
+    revision: int = 0
+    links: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> Name:
+        return self.source, self.event_id
+
+    @property
+    def subscription(self) -> Name:
+        return self.source, self.subscription_id
+
+
+class Reversal(msgspec.Struct, gc=False):
+    event: str
+    source: str
+    sale_id: str | None
+    incident: str | None = None
+    links: tuple[str, ...] = ()
+
+    @property
+    def which(self) -> Name:
+        return self.source, self.incident or self.sale_id
+
+
+class Reversals:
+    """The charges whose money went back, by the names that refunds and lost disputes give them."""
+
+    def __init__(self, store: Store) -> None:
+        found = [line for line in store.scan(Reversal) if line.event in _REVERSALS]
+        self._failed = {line.which for line in found if line.event == _REFUND_FAILED}
+        stand = [line for line in found if self.stands(line.event, line.which)]
+        self._names: set[Name] = {(line.source, name) for line in stand for name in (line.sale_id, *line.links) if name}
+
+    def stands(self, event: str, which: Name) -> bool:
+        """Whether by such an event money went back, and stayed there."""
+        return event == _DISPUTE_LOST or (event == _REFUND and which not in self._failed)
+
+    def hit(self, charge: Line) -> bool:
+        if (charge.source, charge.sale_id) in self._names:
+            return True
+        return any((charge.source, link) in self._names for link in charge.links)
+
+
+class Charges:
+    """Lets each charge through once, in the ledger's order; keeps in mind only what is held."""
+
+    def __init__(self) -> None:
+        self._held: set[Name] = set()
+
+    def takes(self, line: Line) -> bool:
+        if line.event == _HELD:
+            self._held.add(line.identity)
+        if line.is_test:
+            return False
+        if line.revision and line.identity not in self._held:
+            return False  # the line that it completes was counted
+        return line.event in PAID or (line.event in OWNER_ISSUING and line.price is not None)
+
+
+class Waiting:
+    """The lines that still wait for a license, as far as the ledger was read.
+
+    A renewal that came before its sale waits for that sale alone; anything else for the line that completes it.
+    """
+
+    def __init__(self) -> None:
+        self.lines: dict[Name, Line] = {}
+
+    def read(self, line: Line) -> None:
+        if line.outcome in (_UNMAPPED, _PENDING):
+            for_its_sale = line.outcome == _PENDING and line.event in CHARGES and line.subscription_id
+            self.lines[line.subscription if for_its_sale else line.identity] = line
+        elif self.lines and line.event in CHARGES:
+            self.lines.pop(line.identity, None)
+            self.lines.pop(line.subscription, None)
+
+
+def waiting_lines(store: Store) -> list[Line]:
+    waiting = Waiting()
+    for line in store.scan(Line):
+        waiting.read(line)
+    return sorted(waiting.lines.values(), key=attrgetter("seq"))
+
+
+@lru_cache(4096)
+def amount(price: str | None, currency: str | None) -> tuple[str, int] | None:
+    """Currency and minor units; None where a line names no sum, or none that can be read."""
+    if price is None or currency is None:
+        return None
+    try:
+        code = money.currency_code(currency)
+        return code, money.minor_units(price, code)
+    except BadRequest:
+        return None
+
+
+def told(sums: Money) -> dict[str, str]:
+    return {code: money.told(sums[code], code) for code in sorted(sums)}
+
+
+class Takings:
+    """Sums over some charges: how many, gross, and what went back of them."""
+
+    def __init__(self) -> None:
+        self.purchases = self.taken_back = 0
+        self.gross, self.refunded = Money(), Money()
+
+    def add(self, sum_: tuple[str, int] | None, is_taken_back: bool, times: int = 1) -> None:
+        self.purchases += times
+        self.taken_back += times * is_taken_back
+        if sum_ is not None:
+            code, minor = sum_
+            self.gross[code] += minor * times
+            self.refunded[code] += minor * times * is_taken_back
+
+    @property
+    def net(self) -> Money:
+        return Money({code: minor - self.refunded[code] for code, minor in self.gross.items()})
+
+
+# ---------------------------------------------------------------------------------------------------- the statistics
+def purchase_stats(store: Store) -> dict[str, Any]:
+    """What `audit.py stats` tells, from two readings of the ledger. Equal charges are counted, not kept."""
+    reversals, charges, waiting = Reversals(store), Charges(), Waiting()
+    events, found, tests = Counter[str](), Counter[tuple[Any, ...]](), 0
+    first = line = next(store.scan(Line), None)
+    for line in store.scan(Line):
+        events[line.event] += 1
+        tests += line.is_test
+        waiting.read(line)
+        if charges.takes(line):
+            found[line.source, line.product_id, line.product_name, line.price, line.currency, reversals.hit(line)] += 1
+    lines = events.total()
+    return _charge_stats(found) | {
+        "by_event": dict(events.most_common()),
+        "test_lines": tests,
+        "unmapped": sum(held.outcome == _UNMAPPED for held in waiting.lines.values()),
+        "held": sum(held.outcome == _PENDING for held in waiting.lines.values()),
+        "ledger_lines": lines,
+        "missing_lines": line.seq - lines if line else 0,
+        "first": first.timestamp if first else None,
+        "last": line.timestamp if line else None,
+    }
+
+
+def _charge_stats(found: Counter[tuple[Any, ...]]) -> dict[str, Any]:
+    total, unreadable, names = Takings(), 0, dict[str, str | None]()
+    by_source, by_product = defaultdict[str, Takings](Takings), defaultdict[str, Takings](Takings)
+    for (source, product_id, product_name, price, currency, is_taken_back), times in found.items():
+        product, sum_ = product_id or product_name or "", amount(price, currency)
+        names[product] = product_name
+        unreadable += times * (sum_ is None and price is not None)
+        for takings in (total, by_source[source], by_product[product]):
+            takings.add(sum_, is_taken_back, times)
+    best = sorted(by_product, key=lambda product: (-by_product[product].purchases, product))[:TOP]
+    return {
+        "total_purchases": total.purchases,
+        "total_revenue": told(total.net),
+        "gross_revenue": told(total.gross),
+        "refunded": told(total.refunded),
+        "refunded_purchases": total.taken_back,
+        "unreadable_prices": unreadable,
+        "by_source": {source: by_source[source].purchases for source in sorted(by_source)},
+        "revenue_by_source": {source: told(by_source[source].net) for source in sorted(by_source)},
+        "top_products": [
+            {
+                "product_id": product,
+                "product_name": names[product],
+                "purchases": by_product[product].purchases,
+                "revenue": told(by_product[product].net),
+            }
+            for product in best
+        ],
+    }
+
+
+# ---------------------------------------------------------------------------------------------------- over time
+class Period(msgspec.Struct, frozen=True, kw_only=True):
+    """One bar of the plot: the charges of a day, week or month, less what was ever taken back of them."""
+
+    start: date
+    currency: str
+    purchases: int
+    gross: str
+    refunded: str
+    net: str
+    net_minor: int
+
+
+def periods(store: Store, by: str, last: int, today: date) -> list[Period]:
+    """The last so many days, weeks (from Monday) or months up to today, for each currency that took something."""
+    begins = starts(by, last, today)
+    found: dict[str, dict[date, Takings]] = {}
+    reversals, charges = Reversals(store), Charges()
+    for line in store.scan(Line):
+        if not charges.takes(line):
+            continue
+        begin, sum_ = start_of(by, (line.purchase_date or line.timestamp)[:10]), amount(line.price, line.currency)
+        if sum_ is not None and begins[0] <= begin <= begins[-1]:
+            bars = found.setdefault(sum_[0], {start: Takings() for start in begins})
+            bars[begin].add(sum_, reversals.hit(line))
+    return [_period(start, code, found[code][start]) for code in sorted(found) for start in begins]
+
+
+def _period(start: date, code: str, takings: Takings) -> Period:
+    return Period(
+        start=start,
+        currency=code,
+        purchases=takings.purchases,
+        gross=money.told(takings.gross[code], code),
+        refunded=money.told(takings.refunded[code], code),
+        net=money.told(takings.net[code], code),
+        net_minor=takings.net[code],
+    )
+
+
+@lru_cache(4096)
+def start_of(by: str, day: str) -> date:
+    """The beginning of the day, week or month of an ISO date."""
+    found = date.fromisoformat(day)
+    if by == "month":
+        return found.replace(day=1)
+    return found - timedelta(days=found.weekday()) if by == "week" else found
+
+
+def starts(by: str, last: int, today: date) -> list[date]:
+    """The beginnings of the last so many periods, the oldest first."""
+    found = [start_of(by, today.isoformat())]
+    while len(found) < last:
+        found.append(start_of(by, (found[-1] - timedelta(days=1)).isoformat()))
+    return found[::-1]

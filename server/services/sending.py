@@ -1,0 +1,226 @@
+"""Sending: one turn at the letters that are due, with the account of every attempt.
+
+A state is written before and after each attempt. So a letter may go out twice where a process is killed in between
+(under one Message-ID), but none is forgotten; and whatever is wrong with one letter never holds up the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from email.message import EmailMessage
+from typing import Any
+
+import msgspec
+
+from server.errors import DamagedFile, StorageUnavailable
+from server.services.catalogue_file import CatalogueFile
+from server.services.letter_subjects import LetterSubjects
+from server.services.letter_writing import Matter, render
+from server.services.letters import DEAD_LETTER, BadAddress, mail_address, masked_address
+from server.services.mailer import ConnectionLost, Mailer, MailError, ServerUnreachable
+from server.settings import Settings
+from server.storage.base import Letter, LetterBox, Progress, Store
+
+log = logging.getLogger(__name__)
+
+GIVE_UP = timedelta(days=7)
+BACKOFF = tuple(timedelta(minutes=m) for m in (1, 5, 15, 60, 180, 360, 720, 1440))
+PAUSES = tuple(timedelta(seconds=s) for s in (30, 60, 120, 300))  # in which a mail server in trouble is left alone
+SERVER = "server"  # the note that tells how the mail server was last found
+_GROUP, _GROUP_FOR = 20, timedelta(seconds=1)  # sent letters that are written down together
+_LOST_IN_A_ROW = 2
+
+
+class SendReport(msgspec.Struct, kw_only=True):
+    """What one turn did. `next_due` says in how many seconds to call again, None when nothing waits.
+
+    `busy`: another process is sending. `dropped` were overtaken by what happened since, such as a refund.
+    """
+
+    sent: int = 0
+    failed: int = 0
+    dead: int = 0
+    dropped: int = 0
+    waiting: int = 0
+    next_due: float | None = None
+    busy: bool = False
+    trouble: str | None = None
+
+    def count(self, state: str) -> None:
+        setattr(self, state, getattr(self, state) + 1)
+
+
+class Sender:
+    """What is needed to send letters; a turn is made of it each time."""
+
+    def __init__(
+        self, store: Store, mailer: Mailer, catalogue: CatalogueFile, settings: Settings, clock: Callable[[], datetime]
+    ) -> None:
+        self.box, self.mailer, self.settings, self.clock = store.letterbox, mailer, settings, clock
+        self.subjects, self._catalogue = LetterSubjects(store), catalogue
+
+    def work_off(self, limit: int | None, progress: Progress) -> SendReport:
+        """Send what is due, at most `limit` letters; the caller holds the turn. Raises StorageUnavailable."""
+        run = _Run(self)
+        if pause_left(self.box, self.clock()) == 0.0:
+            now = self.clock()
+            due = [letter for letter in self.box.waiting() if letter.next_at is None or letter.next_at <= now]
+            try:
+                run.through(due[:limit], progress)
+            finally:
+                run.flush()
+            run.conclude(due)
+        return run.report
+
+    def compose(self, letter: Letter) -> EmailMessage:
+        """A letter that cannot be written, for a reason that nobody thought of, must not hold up the others either."""
+        try:
+            matter = Matter(
+                now=self.clock(),
+                catalogue=self._catalogue.current(),
+                entry=self.subjects.entry(letter),
+                licenses=self.subjects.licenses(letter),
+                dead=self.subjects.dead(letter) if letter.kind == DEAD_LETTER else (),
+            )
+            return render(letter, matter, self.settings)
+        except StorageUnavailable:
+            raise
+        except Exception as error:
+            log.exception("outbox: %s cannot be composed", letter.id)
+            raise MailError(f"cannot be composed: {type(error).__name__}") from error
+
+
+class _Run:
+    """One turn: letters in, states out. `_unwritten` are states that are not on disk yet."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender, self._box, self._clock = sender, sender.box, sender.clock
+        self._delivers = sender.mailer.delivers
+        self.report = SendReport()
+        self._settled: list[Letter] = []
+        self._unwritten: list[Letter] = []
+        self._since = self._clock()
+        self._lost = 0
+        self._stopped_by: MailError | None = None
+
+    def through(self, letters: Sequence[Letter], progress: Progress) -> None:
+        with self._sender.mailer:
+            for done, letter in enumerate(letters, 1):
+                self._settle(self._attempt(letter))
+                progress(done, len(letters))
+                if self._stopped_by:
+                    break
+
+    def _attempt(self, letter: Letter) -> Letter:
+        """The letter's next state."""
+        trying = self._trying(letter)
+        try:
+            if reason := self._sender.subjects.overtaken(letter):
+                return self._state(letter, "dropped", error=f"not sent: {reason}")
+            trying.to = trying.to or self._sender.subjects.home(letter)
+            mail_address(trying.to)
+            if self._delivers:
+                self._box.write([trying], durably=False)
+            self._sender.mailer.send(trying, lambda: self._sender.compose(trying))
+        except BadAddress as error:
+            return self._state(trying, "dead", error=error.detail)
+        except MailError as error:
+            return self._after_failure(letter, trying, error)
+        except (DamagedFile, OSError) as error:
+            return self._failed(trying, f"cannot be written now: {error}")
+        self._lost = 0
+        return self._state(trying, "sent")
+
+    def _trying(self, letter: Letter) -> Letter:
+        """Already says when to try again, should nothing more be heard of this attempt; the last time after a week."""
+        now = self._clock()
+        later = now + BACKOFF[min(letter.attempts, len(BACKOFF) - 1)]
+        if letter.first_at:
+            later = min(later, max(letter.first_at + GIVE_UP, now + BACKOFF[0]))
+        return self._state(letter, "sending", attempts=letter.attempts + 1, next_at=later, error=letter.error)
+
+    def _after_failure(self, letter: Letter, trying: Letter, error: MailError) -> Letter:
+        log.warning("outbox: %s to %s: %s", letter.id, masked_address(trying.to), error.code)
+        if isinstance(error, ServerUnreachable):
+            self._stopped_by = error
+            trying.attempts, trying.next_at = letter.attempts, self._clock() + PAUSES[0]
+        elif isinstance(error, ConnectionLost):
+            self._lost += 1
+            self._stopped_by = error if self._lost >= _LOST_IN_A_ROW else None
+        if error.permanent:
+            return self._state(trying, "dead", error=error.detail)
+        return self._failed(trying, error.detail)
+
+    def _failed(self, trying: Letter, error: str) -> Letter:
+        if self._is_given_up(trying):
+            return self._state(trying, "dead", error=error)
+        return self._state(trying, "failed", next_at=trying.next_at, error=error)
+
+    def _is_given_up(self, letter: Letter) -> bool:
+        return letter.first_at is not None and self._clock() >= letter.first_at + GIVE_UP
+
+    def _state(self, letter: Letter, state: str, **changes: Any) -> Letter:
+        changes = {"next_at": None, "error": None} | changes
+        return msgspec.structs.replace(letter, state=state, at=self._clock(), **changes)
+
+    # ------------------------------------------------------------------------------------------------ the account
+    def _settle(self, letter: Letter) -> None:
+        self._settled.append(letter)
+        self.report.count(letter.state)
+        self._note(letter)
+        if self._delivers and (len(self._unwritten) >= _GROUP or self._clock() - self._since >= _GROUP_FOR):
+            self.flush()
+
+    def _note(self, letter: Letter) -> None:
+        if not self._unwritten:
+            self._since = self._clock()
+        self._unwritten.append(letter)
+
+    def flush(self) -> None:
+        if self._unwritten:
+            self._box.write(self._unwritten, durably=self._delivers)
+        self._unwritten = []
+
+    def conclude(self, due: Sequence[Letter]) -> None:
+        """What the turn teaches about the mail server, and what the owner has to know of it."""
+        server = self._box.note(SERVER)
+        was_down = server is not None and server.state == "failed"
+        if self._stopped_by:
+            self.report.trouble = self._stopped_by.detail
+            self._give_up_on_the_late(due, self._stopped_by)
+            self._note(self._pause(server.attempts if server and was_down else 0))
+        elif was_down and self.report.sent:
+            self._note(Letter(id=SERVER, state="sent", at=self._clock()))
+        self._tell_owner_of_deaths()
+        self.flush()
+
+    def _pause(self, failures: int) -> Letter:
+        now = self._clock()
+        until = now + PAUSES[min(failures, len(PAUSES) - 1)]
+        return Letter(id=SERVER, state="failed", at=now, attempts=failures + 1, next_at=until)
+
+    def _give_up_on_the_late(self, due: Sequence[Letter], error: MailError) -> None:
+        """Letters behind the one that found the server down were not tried; their week is over all the same."""
+        tried = {letter.id for letter in self._settled}
+        for letter in due:
+            if letter.id not in tried and self._is_given_up(letter):
+                self._settle(self._state(letter, "dead", error=error.detail))
+
+    def _tell_owner_of_deaths(self) -> None:
+        """One alert for all; never about the owner's own letters, which would go the same way."""
+        owner = self._sender.settings.owner_email
+        dead = [x for x in self._settled if x.state == "dead" and x.to != owner and not x.kind.startswith("alert_")]
+        if not owner or not dead or any(letter.kind == DEAD_LETTER for letter in self._box.waiting()):
+            return
+        since = dead[0].at
+        name = f"{DEAD_LETTER}:{secrets.token_hex(8)}"
+        self._note(Letter(id=name, kind=DEAD_LETTER, to=owner, at=since, first_at=since))
+
+
+def pause_left(box: LetterBox, now: datetime) -> float:
+    """Seconds for which the mail server is left alone, by every process."""
+    server = box.note(SERVER)
+    return max(0.0, (server.next_at - now).total_seconds()) if server and server.next_at else 0.0

@@ -1,0 +1,241 @@
+"""The story of one license: every line that it rests on, what each of them said and did, and the verdict at the end.
+
+What a line did is seen by folding the lines before it with and without it, so the story cannot differ from the books.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from operator import attrgetter
+
+import msgspec
+
+from server.domain.fold import blocking, fold
+from server.domain.keys import license_id, readings
+from server.domain.license import (
+    DETAIL,
+    Code,
+    Device,
+    DeviceEvent,
+    DeviceLine,
+    License,
+    devices_after,
+    standing,
+)
+from server.domain.purchase import CHARGES, DECISIONS, Entry, EventKind, Outcome
+from server.errors import NotFound
+from server.storage.base import Store
+
+_SAID = {
+    EventKind.SALE: "a sale",
+    EventKind.RENEWAL: "a renewal was paid",
+    EventKind.REFUND: "the charge was refunded in full",
+    EventKind.PARTIAL_REFUND: "a part of the charge was refunded",
+    EventKind.REFUND_FAILED: "the refund failed",
+    EventKind.DISPUTE: "the buyer disputed the charge",
+    EventKind.DISPUTE_WON: "the dispute was won",
+    EventKind.DISPUTE_LOST: "the dispute was lost: the charge went back",
+    EventKind.CANCELLATION: "the subscription was cancelled",
+    EventKind.UNCANCELLATION: "the cancellation was taken back",
+    EventKind.SUBSCRIPTION_ENDED: "the subscription ended",
+    EventKind.SUBSCRIPTION_RESTARTED: "the subscription was started again",
+    EventKind.SUBSCRIPTION_UPDATED: "the subscription's plan was changed",
+    EventKind.PAYMENT_FAILED: "a payment failed",
+    EventKind.PENDING: "a sale that is held",
+    EventKind.OWNER_ISSUE: "you issued it",
+    EventKind.OWNER_IMPORT: "you imported it",
+    EventKind.OWNER_FULFIL: "you completed a sale that waited",
+    EventKind.OWNER_EXTEND: "you extended it",
+    EventKind.OWNER_SUSPEND: "you suspended it",
+    EventKind.OWNER_REINSTATE: "you reinstated it",
+    EventKind.OWNER_REVOKE: "you revoked it",
+    EventKind.OWNER_TRANSFER: "you transferred it",
+    EventKind.OWNER_REISSUE: "you reissued it under a new key",
+    EventKind.IGNORED: "an event that says nothing about licenses",
+}
+_BOUND = {
+    DeviceEvent.ACTIVATION: "was activated",
+    DeviceEvent.DEACTIVATION: "was deactivated",
+    DeviceEvent.RESET: "all devices were released",
+}
+_NO_LICENSE = {
+    Outcome.UNMAPPED: "no license: its product was not mapped",
+    Outcome.PENDING: "no license yet",
+}
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One line: when it was written, when it happened, what it said, and what became different by it."""
+
+    at: datetime
+    log: str
+    seq: int
+    event: str
+    outcome: str | None = None
+    occurred_at: datetime
+    said: str
+    did: tuple[str, ...]
+
+
+class Story(msgspec.Struct, frozen=True, kw_only=True):
+    license_key: str
+    id: str
+    moment: datetime
+    steps: tuple[Step, ...]
+    license: License | None
+    devices: tuple[Device, ...]
+    status: str | None
+    code: Code
+    detail: str
+    because_of: tuple[str, ...]
+    replaced_by: str | None
+
+
+def tell(store: Store, typed: str, moment: datetime, prefixes: Sequence[str] = ()) -> Story:
+    """Raises NotFound for a key, or a public id, that no license ever had."""
+    key = _key_of(store, typed, prefixes)
+    history = store.history([key])
+    chain = _chain(key, history)
+    entries = [entry for entry in history if entry.timestamp <= moment and _is_about(entry, chain)]
+    lines = [line for one in chain for line in store.device_lines(one) if line.timestamp <= moment]
+    license = fold(entries).get(key)
+    devices = devices_after([line for line in lines if line.license_key == key])
+    if license is not None:
+        license = license.with_devices(devices).at(moment)
+    code = standing(license, moment) if license else Code.NOT_FOUND
+    steps = [*_ledger_steps(entries, chain), *_device_steps(lines)]
+    return Story(
+        license_key=key,
+        id=license_id(key),
+        moment=moment,
+        steps=tuple(sorted(steps, key=attrgetter("at"))),
+        license=license,
+        devices=tuple(devices),
+        status=license.status(moment) if license else None,
+        code=code,
+        detail=DETAIL[code],
+        because_of=blocking(entries, key),
+        replaced_by=next((g.license_key for entry in entries for g in entry.grants if g.replaces == key), None),
+    )
+
+
+def _key_of(store: Store, typed: str, prefixes: Sequence[str]) -> str:
+    for key in readings(typed, prefixes):
+        if store.find_license(key):
+            return key
+    if len(typed) == 24 and typed.startswith("lic_") and (found := store.find_by_id(typed)):
+        return found[0]
+    raise NotFound(f"no license has the key {typed!r}")
+
+
+def _chain(key: str, history: Iterable[Entry]) -> list[str]:
+    """This license's keys in order: those that this one replaced, itself, those that replaced it."""
+    successor = {g.replaces: g.license_key for entry in history for g in entry.grants if g.replaces}
+    predecessor = {new: old for old, new in successor.items()}
+    keys = [key]
+    while keys[0] in predecessor:
+        keys.insert(0, predecessor[keys[0]])
+    while keys[-1] in successor:
+        keys.append(successor[keys[-1]])
+    return keys
+
+
+def _is_about(entry: Entry, chain: Sequence[str]) -> bool:
+    """The owner's decisions name their license; everything else is about the whole purchase."""
+    return entry.event not in DECISIONS or not set(chain).isdisjoint(
+        [*entry.license_keys, *(grant.license_key for grant in entry.grants)]
+    )
+
+
+# ------------------------------------------------------------------------------------------------ the ledger's lines
+def _ledger_steps(entries: Sequence[Entry], chain: Sequence[str]) -> Iterator[Step]:
+    before: tuple[str, License] | None = None
+    for count, entry in enumerate(entries, 1):
+        folded = fold(entries[:count])
+        after = next(((key, folded[key]) for key in reversed(chain) if key in folded), None)
+        yield Step(
+            at=entry.timestamp,
+            log="ledger",
+            seq=entry.seq,
+            event=entry.event,
+            outcome=entry.outcome,
+            occurred_at=entry.moment,
+            said="; ".join(_said(entry)),
+            did=tuple(_did(entry, before, after)) or ("nothing changed",),
+        )
+        before = after
+
+
+def _said(entry: Entry) -> Iterator[str]:
+    price = f" for {entry.price} {entry.currency or ''}".rstrip() if entry.price and entry.event in CHARGES else ""
+    yield f"{_SAID[entry.event]}{price}{' (a test)' if entry.is_test else ''}"
+    if entry.event in CHARGES and entry.product_name:
+        yield f"product: {entry.product_name}"
+    if entry.effective_at is not None:
+        yield f"takes effect {_day(entry.effective_at)}"
+    if entry.overrides:
+        yield f"sets aside {', '.join(entry.overrides)}"
+    if entry.note:
+        yield f"note: {entry.note}"
+
+
+def _did(entry: Entry, before: tuple[str, License] | None, after: tuple[str, License] | None) -> Iterator[str]:
+    if after is None:
+        if entry.outcome in _NO_LICENSE:
+            yield _NO_LICENSE[entry.outcome]
+        return
+    key, license = after
+    if before is None:
+        yield f"issued {key} to {license.email or 'nobody'}: {license.product_id or 'no product'}, {_seats(license)}"
+        yield _paid(license)
+        if not license.is_active:
+            yield f"inactive: {license.inactive_reason}"
+        return
+    if before[0] != key:
+        yield f"{key} took the place of {before[0]}"
+    yield from _changes(before[1], license)
+
+
+def _changes(before: License, after: License) -> Iterator[str]:
+    if after.inactive_reason != before.inactive_reason:
+        yield f"inactive: {after.inactive_reason}" if not after.is_active else "active again"
+    if after.expiry_date != before.expiry_date:
+        yield _paid(after)
+    if after.product_id != before.product_id:
+        yield f"product is now {after.product_id}"
+    if after.max_devices != before.max_devices:
+        yield f"now {_seats(after)}"
+    if (after.email, after.customer_name) != (before.email, before.customer_name):
+        yield f"belongs to {after.customer_name} <{after.email}> now"
+    for change in after.scheduled if after.scheduled != before.scheduled else ():
+        yield f"from {_day(change.at)}: {change.product_id}, {change.max_devices} seats"
+
+
+def _seats(license: License) -> str:
+    return "1 seat" if license.max_devices == 1 else f"{license.max_devices} seats"
+
+
+def _paid(license: License) -> str:
+    return f"paid through {_day(license.expiry_date)}" if license.expiry_date else "for life"
+
+
+def _day(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
+
+
+# ------------------------------------------------------------------------------------------------ the device log's
+def _device_steps(lines: Sequence[DeviceLine]) -> Iterator[Step]:
+    for line in sorted(lines, key=attrgetter("seq")):
+        so_far = [other for other in lines if other.license_key == line.license_key and other.seq <= line.seq]
+        bound = len(devices_after(so_far))
+        name = f"{line.device_name} ({line.hardware_id})" if line.device_name else line.hardware_id
+        yield Step(
+            at=line.timestamp,
+            log="devices",
+            seq=line.seq,
+            event=line.event,
+            occurred_at=line.timestamp,
+            said=_BOUND[line.event] if name is None else f"{name} {_BOUND[line.event]}",
+            did=("1 device bound" if bound == 1 else f"{bound} devices bound",),
+        )

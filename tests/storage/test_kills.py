@@ -1,0 +1,149 @@
+"""kill -9 at every call that changes the disk: what was promised is there afterwards, and nothing twice."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.storage import log
+from tests.storage.backroom import BackRoom, room_for
+from tests.storage.processes import Child, Killer, Tell
+from tests.storage.promises import DAY, KEYS, Step, check, live
+
+Point = tuple[int, str, float]
+CUTS = (0.0, 0.5, -2.0, -1.0)  # one byte, half of them, all but two, all but the newline
+
+
+def killed(folder: Path, point: Point, steps: list[Step] = DAY, day: Callable[..., None] = live) -> list[Any]:
+    """What a process promised that lived this day and was killed at this point."""
+
+    def work(tell: Tell) -> None:
+        Killer(*point).install()
+        day(BackRoom(folder), steps, tell)
+
+    child = Child(work)
+    told = child.told()
+    assert child.status == signal.SIGKILL
+    return told
+
+
+def calls_of_the_day(day: Callable[..., None] = live) -> list[str]:
+    """What a day that nobody disturbs does to the disk, and that it keeps its promises."""
+
+    def work(tell: Tell) -> None:
+        killer = Killer()
+        killer.install()
+        day(BackRoom(folder), DAY, tell)
+        tell(killer.calls)
+
+    with room_for() as folder:
+        child = Child(work)
+        *told, calls = child.told()
+        assert child.status == 0
+        check(folder, told)
+    return list(calls)
+
+
+def points(calls: list[str]) -> Iterator[Point]:
+    for at, name in enumerate(calls):
+        yield at, "before", 0.0
+        yield at, "after", 0.0
+        if name == "write":
+            for cut in CUTS:
+                yield at, "middle", cut
+
+
+def survives(point: Point, day: Callable[..., None] = live) -> None:
+    with room_for() as folder:
+        check(folder, killed(folder, point, day=day))
+
+
+def broken_by(points: Iterator[Point], day: Callable[..., None] = live) -> Point | None:
+    """The first of these points where a promise is broken."""
+    for point in points:
+        with room_for() as folder:
+            told = killed(folder, point, day=day)
+            try:
+                check(folder, told)
+            except Exception:
+                return point
+    return None
+
+
+def test_a_kill_at_any_call_breaks_no_promise():
+    calls = calls_of_the_day()
+    assert calls.count("write") > 15
+    assert calls.count("fsync") > 25
+    assert calls.count("replace") >= 7
+    for point in points(calls):
+        survives(point)
+
+
+@pytest.mark.slow
+def test_two_kills_at_chance_calls_of_a_chance_day_break_no_promise():
+    chance = random.Random(2)
+    for _ in range(2000):
+        steps = chance_day(chance)
+        first = Killer(chance.randrange(120), chance.choice(("before", "after", "middle")), chance.choice(CUTS))
+        second = Killer(chance.randrange(90), chance.choice(("before", "after", "middle")), chance.choice(CUTS))
+        with room_for() as folder:
+            told = lived(folder, first, steps)
+            begun = {name for _, name, _ in told}
+            rest = [step for step in steps if step[0] not in begun or step[0].startswith(("sell", "refund", "tidy"))]
+            check(folder, told + lived(folder, second, rest))
+
+
+def chance_day(chance: random.Random) -> list[Step]:
+    """The day's steps in another order; only what needs the team's license stays behind its sale."""
+    team = [step for step in DAY if step[0] in ("sell s2", "bind d1", "bind d2", "free d1")]
+    others = [step for step in DAY if step not in team]
+    chance.shuffle(others)
+    whole: list[Step] = []
+    while team or others:
+        whole.append((team if team and chance.random() < len(team) / (len(team) + len(others)) else others or team).pop(0))
+    return whole
+
+
+def lived(folder: Path, killer: Killer, steps: list[Step]) -> list[Any]:
+    """What a process promised, whether it came to the call where it is killed or not."""
+
+    def work(tell: Tell) -> None:
+        killer.install()
+        live(BackRoom(folder), steps, tell)
+
+    return Child(work).told()
+
+
+# ------------------------------------------------------------------------------------------------ mutants
+def promise_first(room: BackRoom, steps: list[Step], tell: Tell) -> None:
+    """A shop that tells its customers before it has written anything."""
+    for name, step in steps:
+        tell(["begin", name, None])
+        if name.startswith("sell "):
+            tell(["done", name, [KEYS[sale_id] for sale_id in name.split()[1:]]])
+            step(room)
+        else:
+            tell(["done", name, step(room)])
+
+
+def test_mutant_a_promise_before_the_line_is_caught():
+    assert broken_by(points(calls_of_the_day(promise_first)), promise_first) is not None
+
+
+def test_mutant_a_torn_tail_that_is_not_sealed_is_caught(monkeypatch):
+    calls = calls_of_the_day()
+    monkeypatch.setattr(log.ChainedLog, "_fragment", lambda self: b"")
+    assert broken_by(points(calls)) is not None
+
+
+def test_mutant_a_fragment_that_becomes_a_line_by_being_sealed_is_caught(monkeypatch):
+    calls = calls_of_the_day()
+    monkeypatch.setattr(log, "SEAL", b"\n")
+    found = broken_by(points(calls))
+    assert found is not None
+    assert found[1:] == ("middle", -1.0)

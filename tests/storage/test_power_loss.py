@@ -1,0 +1,143 @@
+"""A power loss at every moment, on the weakest disk: what was promised is there, and the folder opens without trouble."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from server.storage import durable, log
+from tests.storage.backroom import BackRoom, room_for
+from tests.storage.disk import Folder, Recorder, WeakDisk
+from tests.storage.processes import Child, Tell
+from tests.storage.promises import DAY, Step, bind, check, live, sell
+
+MORNING: list[Step] = [sell("s1"), sell("s2"), bind("s2", "d1")]
+AGAIN: list[Step] = [sell("s1"), sell("s2"), bind("s2", "d2")]
+
+
+def recorded(folder: Path, steps: list[Step], kill_after: int | None = None) -> list[Any]:
+    """What a process that takes these steps does to the disk, and what it promises in between."""
+
+    def work(tell: Tell) -> None:
+        Recorder(tell, kill_after).install()
+        live(BackRoom(folder), steps, tell)
+
+    return Child(work).told()
+
+
+def crashes(story: list[Any], disk: WeakDisk, told: list[Any]) -> Iterator[Folder]:
+    """Every folder that a power loss may leave at any moment of the story; `told` is what was promised until then."""
+    seen: set[Any] = set()
+    for what in story:
+        told.append(what) if what[0] in ("begin", "done") else disk.take(what)
+        for folder in disk.after_power_loss():
+            mark = (len(told), frozenset(folder.items()))
+            if mark not in seen:
+                seen.add(mark)
+                yield folder
+
+
+def check_crashed(found: Folder, told: list[Any]) -> None:
+    with room_for() as folder:
+        for name, data in found.items():
+            (folder / name).write_bytes(data)
+        check(folder, told)
+
+
+def day_survives(steps: list[Step]) -> int:
+    """How many folders were checked."""
+    told: list[Any] = []
+    with room_for() as folder:
+        story = recorded(folder, steps)
+    assert [what[1] for what in story if what[0] == "done"] == [name for name, _ in steps]
+    count = 0
+    for found in crashes(story, WeakDisk(), told):
+        check_crashed(found, told)
+        count += 1
+    return count
+
+
+def kill_and_crash_survive(kill_after: int) -> bool:
+    """A process is killed, another one goes on from what it finds, then the power is lost; False when none was killed.
+
+    Looked at just after each promise: what the second one rests its promises on was written by the first.
+    """
+    disk, told = WeakDisk(), []
+    with room_for() as folder:
+        first = recorded(folder, MORNING, kill_after)
+        second = recorded(folder, AGAIN)
+    for what in first:
+        told.append(what) if what[0] in ("begin", "done") else disk.take(what)
+    disk.restart()
+    for what in second:
+        told.append(what) if what[0] in ("begin", "done") else disk.take(what)
+        if what[0] == "done":
+            for found in {frozenset(folder.items()) for folder in disk.after_power_loss()}:
+                check_crashed(dict(found), told)
+    return ["done", "bind d1", "VALID"] not in first
+
+
+def broken_day(steps: list[Step] = DAY) -> bool:
+    try:
+        day_survives(steps)
+    except Exception:
+        return True
+    return False
+
+
+def broken_after_a_kill() -> bool:
+    try:
+        for kill_after in range(1, 100):
+            if not kill_and_crash_survive(kill_after):
+                return False
+    except Exception:
+        return True
+    raise AssertionError("the morning never ended")
+
+
+def test_a_power_loss_at_any_moment_breaks_no_promise():
+    assert day_survives(DAY) > 700
+
+
+def test_a_power_loss_after_a_kill_breaks_no_promise():
+    killed = 0
+    while kill_and_crash_survive(killed + 1):
+        killed += 1
+        assert killed < 100
+    assert killed > 20
+
+
+# ------------------------------------------------------------------------------------------------ mutants
+def test_mutant_no_fsync_of_the_logs_is_caught(monkeypatch):
+    monkeypatch.setattr(durable, "sync", lambda descriptor: None)
+    assert broken_day()
+
+
+def test_mutant_no_fsync_of_the_folder_is_caught(monkeypatch):
+    monkeypatch.setattr(durable, "sync_folder", lambda path: None)
+    assert broken_day()
+
+
+def test_mutant_a_view_that_is_renamed_before_its_fsync_is_caught(monkeypatch):
+    def replace(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+        temporary = path.with_name(f".{path.name}.tmp")
+        descriptor = durable.os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        durable.write_all(descriptor, b"".join(map(bytes, pieces)))
+        durable.os.close(descriptor)
+        durable.os.replace(temporary, path)
+        durable.sync_folder(path.parent)
+
+    monkeypatch.setattr(durable, "replace", replace)
+    assert broken_day()
+
+
+def test_mutant_resting_on_the_bytes_of_a_killed_writer_is_caught(monkeypatch):
+    monkeypatch.setattr(log.ChainedLog, "ensure_synced", lambda self: None)
+    assert broken_after_a_kill()
+
+
+def test_mutant_resting_on_the_name_that_a_killed_writer_gave_is_caught(monkeypatch):
+    monkeypatch.setattr(log.ChainedLog, "_named", property(lambda self: True, lambda self, named: None), raising=False)
+    assert broken_after_a_kill()
