@@ -14,8 +14,8 @@ from server.services.audit import PurchaseAuditLog
 from server.services.caretaker import Caretaker, threads_run
 from server.services.catalogue_file import CatalogueFile
 from server.services.fulfilment import Fulfilment
-from server.services.license_manager import LicenseManager
 from server.services.letters import DAMAGED
+from server.services.license_manager import LicenseManager
 from server.services.mailer import ConsoleMailer, Mailer, SmtpMailer
 from server.services.outbox import Outbox
 from server.settings import Settings, load_settings

@@ -68,7 +68,6 @@ class Gumroad(Platform):
             return [read_shadowed(ping)]
         return read_charge(ping, kind)
 
-
     def _require_seller(self, ping: Fields) -> None:
         """Sale-shaped pings name their seller; a custom field of that name hides it, and then the ping is held."""
         if self._seller_id and _is_sale_shaped(ping) and "seller_id" not in shadowed(ping):

@@ -1,4 +1,4 @@
-"""The backlog: sales that were paid and wait for a license, because nobody had mapped their product or they are held."""
+"""The backlog: paid sales that wait for a license, because nobody had mapped their product or because they are held."""
 
 from __future__ import annotations
 

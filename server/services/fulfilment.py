@@ -41,8 +41,8 @@ class Fulfilment:
         if seen := self.store.find_event(event.identity):
             books.rest_on_disk()
             return seen
-        entry = self.decide(event)
-        books.append([entry])
+        entry, licenses = self._decide(event)
+        books.append([entry], licenses)
         return entry
 
     def complete(self, entry: Entry, event: PurchaseEvent) -> Entry | None:
@@ -73,7 +73,19 @@ class Fulfilment:
 
         An owner's decision names the licenses that it is about (`names`), since it has no sale of its own.
         """
-        catalogue, names = self._catalogue.current(), tuple(names)
+        return self._decide(event, grants, tuple(names), overrides, revision, expiry)[0]
+
+    def _decide(
+        self,
+        event: PurchaseEvent,
+        grants: tuple[Grant, ...] | None = None,
+        names: tuple[str, ...] = (),
+        overrides: tuple[str, ...] = (),
+        revision: int = 0,
+        expiry: datetime | None = None,
+    ) -> tuple[Entry, Licenses]:
+        """The line, and the purchase's licenses with it."""
+        catalogue = self._catalogue.current()
         history = self.store.history([*event.names(), *names])
         before = fold(history)
         product = catalogue.for_sale(
@@ -86,7 +98,7 @@ class Fulfilment:
         entry.outcome = _outcome(entry, before, after)
         if entry.outcome not in (Outcome.PENDING, Outcome.UNMAPPED, Outcome.IGNORED):
             _tell_licenses(entry, names or _current(after, [*history, entry]), after)
-        return entry
+        return entry, after
 
     def _grants(
         self, event: PurchaseEvent, catalogue: Catalogue, product: Product | None, before: Licenses

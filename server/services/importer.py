@@ -58,9 +58,10 @@ class Case:
 
 @dataclass
 class Plan:
-    """What an import would do. `known` of the cases were imported before; their lines are only completed."""
+    """What an import would do: `new` licenses; those that are `known` are only completed where a run was cut short."""
 
     cases: list[Case]
+    new: int
     known: int
     refused: list[tuple[str, str]]
     warnings: list[str]
@@ -75,17 +76,16 @@ class Importer:
     def plan(self, books: OldBooks, product_id: str | None = None) -> Plan:
         """Look at everything, write nothing. `product_id` is for licenses that name none."""
         writer = _CaseWriter(books, self._catalogue.current(), product_id, self._clock())
-        plan = Plan([], 0, list(books.refused), list(books.warnings))
+        plan = Plan([], 0, 0, list(books.refused), list(books.warnings))
         for license in books.licenses:
             case = writer.case(license)
             if trouble := self._conflict(case):
                 plan.refused.append((license.place, trouble))
-            elif self._is_known(case):
-                plan.known += 1
-                plan.cases.append(case)
-            elif self.store.find_license(license.license_key):
-                plan.known += 1  # the same purchase came by a webhook
-            else:
+                continue
+            imported_before, is_here = self._is_known(case), self.store.find_license(license.license_key) is not None
+            plan.known += is_here
+            plan.new += not is_here
+            if imported_before or not is_here:  # else the same purchase came by a webhook
                 plan.cases.append(case)
         plan.warnings += writer.warnings()
         return plan

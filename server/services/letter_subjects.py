@@ -39,7 +39,7 @@ class LetterSubjects:
 
     def _was_moved(self, letter: Letter) -> bool:
         history = self._store.history([letter.license_key or ""])
-        return any(entry.event is EventKind.OWNER_TRANSFER and entry.seq > letter.seq for entry in history)
+        return any(entry.event is EventKind.OWNER_TRANSFER for entry in history)
 
     def _is_completed(self, entry: Entry) -> bool:
         if entry.outcome is Outcome.ISSUED:

@@ -70,21 +70,24 @@ class ConsoleMailer:
 
     delivers = False
 
+    def __init__(self) -> None:
+        self._unseen: list[str] = []
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        return
+        if self._unseen:
+            log.info("mail is off (EMAIL_BACKEND=console): nobody got these letters", extra={"letters": self._unseen})
+        self._unseen = []
 
     def send(self, letter: Letter, compose: Compose) -> None:
         if sys.stdout.isatty():
             print(_as_text(compose()), flush=True)
         else:
-            log.info(
-                "mail is off (EMAIL_BACKEND=console): %s %s to %s", letter.kind, letter.id, masked_address(letter.to)
-            )
+            self._unseen.append(f"{letter.id} to {masked_address(letter.to)}")
 
 
 def _as_text(message: EmailMessage) -> str:
@@ -140,14 +143,12 @@ class SmtpMailer:
                 return MailError("the mail server does not take addresses beyond ASCII", permanent=True)
             case smtplib.SMTPResponseException(smtp_code=code, smtp_error=text):
                 return self._refusal(code, text)
-        self._close()
         return ConnectionLost(f"the connection to the mail server broke: {_reason(error)}")
 
     def _refusal(self, code: int, text: bytes | str) -> MailError:
         """5.7 is about us and our settings (relaying, sender policy), not about the address: it may be put right."""
         answer = _answer(code, text)
         if code == _CLOSING:
-            self._close()
             return ConnectionLost(answer)
         return MailError(answer, permanent=code in _REFUSED and not _enhanced(text).startswith("5.7."))
 

@@ -92,24 +92,22 @@ class Outbox:
             for mark, entries in self._store.entries((covers and covers.covers) or START):
                 yield mark, entries, ALWAYS if covers else looked_at
         except DamagedFile as error:
-            if (
-                error.line or not covers
-            ):  # no line is to blame: it is another ledger than the one that was looked through
+            if error.line or not covers:
                 raise
+            # no line is to blame: it is another ledger than the one that was looked through
             self._complain(f"letters go out for what the ledger holds since {looked_at.isoformat()}: {error}")
             for mark, entries in self._store.entries():
                 yield mark, entries, looked_at
 
     def _queue(self, mark: Mark, entries: Sequence[Entry], since: datetime) -> None:
         """One write a batch, not durable: where it is lost or torn it is redone from the ledger."""
-        now, known = self._clock(), {letter.id for letter in self._box.waiting()}
+        now = self._clock()
         owed = [letter for entry in entries if entry.timestamp > since for letter in letters_owed(entry, self._owner)]
-        fresh = [letter for letter in owed if letter.id not in known]
-        for letter in fresh:
+        for letter in owed:
             letter.at = letter.first_at = now
         if old := sum(len(letters_owed(entry, None)) for entry in entries if entry.timestamp <= since):
             log.warning("outbox: %d letters owed before %s are left alone", old, since.isoformat())
-        self._box.write([*fresh, Letter(id=_COVERS, covers=mark, at=now)], durably=False)
+        self._box.write([*owed, Letter(id=_COVERS, covers=mark, at=now)], durably=False)
 
     def _complain(self, text: str) -> None:
         if text != self._complaint:

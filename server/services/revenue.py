@@ -196,15 +196,15 @@ def purchase_stats(store: Store) -> dict[str, Any]:
 
 
 def _charge_stats(found: Counter[tuple[Any, ...]]) -> dict[str, Any]:
-    total, unreadable, names = Takings(), 0, dict[str, str | None]()
-    by_source, by_product = defaultdict[str, Takings](Takings), defaultdict[str, Takings](Takings)
+    total, unreadable, names = Takings(), 0, dict[Name, str | None]()
+    by_source, by_product = defaultdict[str, Takings](Takings), defaultdict[Name, Takings](Takings)
     for (source, product_id, product_name, price, currency, is_taken_back), times in found.items():
-        product, sum_ = product_id or product_name or "", amount(price, currency)
-        names[product] = product_name
+        product: Name = (product_id or "", None if product_id else product_name)
+        sum_, names[product] = amount(price, currency), product_name
         unreadable += times * (sum_ is None and price is not None)
         for takings in (total, by_source[source], by_product[product]):
             takings.add(sum_, is_taken_back, times)
-    best = sorted(by_product, key=lambda product: (-by_product[product].purchases, product))[:TOP]
+    best = sorted(by_product, key=lambda product: (-by_product[product].purchases, product[0]))[:TOP]
     return {
         "total_purchases": total.purchases,
         "total_revenue": told(total.net),
@@ -216,7 +216,7 @@ def _charge_stats(found: Counter[tuple[Any, ...]]) -> dict[str, Any]:
         "revenue_by_source": {source: told(by_source[source].net) for source in sorted(by_source)},
         "top_products": [
             {
-                "product_id": product,
+                "product_id": product[0] or None,
                 "product_name": names[product],
                 "purchases": by_product[product].purchases,
                 "revenue": told(by_product[product].net),

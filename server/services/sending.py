@@ -212,7 +212,7 @@ class _Run:
     def _tell_owner_of_deaths(self) -> None:
         """One alert for all; never about the owner's own letters, which would go the same way."""
         owner = self._sender.settings.owner_email
-        dead = [x for x in self._settled if x.state == "dead" and x.to != owner and not x.kind.startswith("alert_")]
+        dead = [x for x in self._settled if x.state == "dead" and x.to != owner]
         if not owner or not dead or any(letter.kind == DEAD_LETTER for letter in self._box.waiting()):
             return
         since = dead[0].at

@@ -73,7 +73,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     event: str
     outcome: str | None = None
-    occurred_at: datetime
+    occurred_at: datetime | None = None
     said: str
     did: tuple[str, ...]
 
@@ -104,12 +104,12 @@ def tell(store: Store, typed: str, moment: datetime, prefixes: Sequence[str] = (
     if license is not None:
         license = license.with_devices(devices).at(moment)
     code = standing(license, moment) if license else Code.NOT_FOUND
-    steps = [*_ledger_steps(entries, chain), *_device_steps(lines)]
+    steps = _in_time([*_ledger_steps(entries, chain)], [*_device_steps(lines)])
     return Story(
         license_key=key,
         id=license_id(key),
         moment=moment,
-        steps=tuple(sorted(steps, key=attrgetter("at"))),
+        steps=tuple(steps),
         license=license,
         devices=tuple(devices),
         status=license.status(moment) if license else None,
@@ -148,6 +148,17 @@ def _is_about(entry: Entry, chain: Sequence[str]) -> bool:
     )
 
 
+def _in_time(ledger: Sequence[Step], devices: Sequence[Step]) -> list[Step]:
+    """Both logs in one order. Within a second nobody knows it: what was paid, then devices, then all else."""
+    troubled = set()
+    placed = [(step.at, 3 if step.event == DeviceEvent.RESET else 1, step) for step in devices]
+    for step in ledger:
+        if step.event not in CHARGES:
+            troubled.add(step.at)
+        placed.append((step.at, 2 if step.at in troubled else 0, step))
+    return [step for _, _, step in sorted(placed, key=lambda place: place[:2])]
+
+
 # ------------------------------------------------------------------------------------------------ the ledger's lines
 def _ledger_steps(entries: Sequence[Entry], chain: Sequence[str]) -> Iterator[Step]:
     before: tuple[str, License] | None = None
@@ -160,11 +171,17 @@ def _ledger_steps(entries: Sequence[Entry], chain: Sequence[str]) -> Iterator[St
             seq=entry.seq,
             event=entry.event,
             outcome=entry.outcome,
-            occurred_at=entry.moment,
+            occurred_at=_elsewhen(entry),
             said="; ".join(_said(entry)),
             did=tuple(_did(entry, before, after)) or ("nothing changed",),
         )
         before = after
+
+
+def _elsewhen(entry: Entry) -> datetime | None:
+    """When it happened, where the platform says so and it was not the day on which it was written down."""
+    moment = entry.occurred_at or (entry.purchase_date if entry.event in CHARGES else None)
+    return moment if moment and moment.date() != entry.timestamp.date() else None
 
 
 def _said(entry: Entry) -> Iterator[str]:
@@ -235,7 +252,6 @@ def _device_steps(lines: Sequence[DeviceLine]) -> Iterator[Step]:
             log="devices",
             seq=line.seq,
             event=line.event,
-            occurred_at=line.timestamp,
             said=_BOUND[line.event] if name is None else f"{name} {_BOUND[line.event]}",
             did=("1 device bound" if bound == 1 else f"{bound} devices bound",),
         )

@@ -8,7 +8,7 @@ was told was stored.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import TypeVar
@@ -114,8 +114,11 @@ class Transaction(ABC):
     """The right to write, with everything read that was written before."""
 
     @abstractmethod
-    def append(self, entries: Sequence[Entry]) -> None:
-        """Add ledger lines, numbered and chained here; on disk when this returns. Raises StorageUnavailable."""
+    def append(self, entries: Sequence[Entry], licenses: Mapping[str, License] | None = None) -> None:
+        """Add ledger lines, numbered and chained here; on disk when this returns. Raises StorageUnavailable.
+
+        `licenses` are those of the lines' purchase where the writer has just folded them: it is not done twice then.
+        """
 
     @abstractmethod
     def append_devices(self, lines: Sequence[DeviceLine]) -> None:

@@ -81,6 +81,11 @@ class FolderLock(Lock):
         finally:
             self._mutex.release()
 
+    def close(self) -> None:
+        if self._pid == os.getpid():
+            os.close(self._descriptor)
+            self._pid = 0
+
     def _open(self) -> int:
         try:
             return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)

@@ -13,8 +13,8 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -41,6 +41,8 @@ PATIENCE = 4.0  # seconds for a lock: less than the 5 that Gumroad waits for an 
 _RELOAD_FROM = 256
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
 _VERIFY_UP_TO = 16 << 20
+_LOOK_AGAIN = 1.0  # seconds until readers look again whether a damaged file was mended: each look reads the whole view
+_DERIVED = ("_view", "_view_inode", "_index", "_changed", "_recent", "_recent_lines", "_count")
 
 
 class FlatFileStore(Store):
@@ -60,6 +62,7 @@ class FlatFileStore(Store):
         self._forget()
         self._counts: dict[str, Count] = {}
         self._damage: DamagedFile | None = None
+        self._look_again = 0.0
         self._write_trouble: str | None = None
         self._view_trouble: str | None = None
         self._notices: list[str] = []
@@ -79,6 +82,12 @@ class FlatFileStore(Store):
         if not sound:
             self.tidy(force=True)
         return self
+
+    def close(self) -> None:
+        """Give the descriptors back, where one process opens many stores."""
+        self.ledger.close()
+        self.devices.close()
+        self._folder_lock.close()
 
     def verify(self) -> None:
         """Read both logs from their start. Raises DamagedFile, naming the line, where the chain is broken."""
@@ -176,28 +185,40 @@ class FlatFileStore(Store):
     def catch_up(self) -> None:
         """Learn what was appended since the last look; where the chain is broken, what is known still serves."""
         with self._memory:
-            if self._alone:
-                return
-            try:
-                self._catch_up_or_reload()
-            except (DamagedFile, OSError) as error:
-                self._take_damage(error)
+            if not self._alone and time.monotonic() >= self._look_again:
+                self._look()
+
+    def _look(self) -> None:
+        try:
+            self._catch_up_or_reload()
+            self._damage, self._look_again = None, 0.0
+        except (DamagedFile, OSError) as error:
+            self._take_damage(error)
 
     def _take_damage(self, error: DamagedFile | OSError) -> None:
+        is_lasting = isinstance(error, DamagedFile)
         damage = error if isinstance(error, DamagedFile) else DamagedFile(str(self.folder), 0, str(error), RESTORE)
         if self._damage is None or str(self._damage) != str(damage):
             log.error("storage: %s", damage)
         self._damage = damage
+        self._look_again = time.monotonic() + _LOOK_AGAIN if is_lasting else 0.0
 
     def _catch_up_or_reload(self) -> None:
+        if self._damage is None:  # else what was read when it showed may not have been taken in
+            with suppress(Rewound, DamagedFile):
+                self._catch_up_all()
+                return
+        known = {name: getattr(self, name) for name in _DERIVED}
+        marks = self.ledger.mark, self.devices.mark
         try:
-            if self._damage is not None:
-                self._load()  # what was read when it showed may not have been taken in
-            self._catch_up_all()
-        except (Rewound, DamagedFile):
             self._load()
             self._catch_up_all()
-        self._damage = None
+        except (Rewound, DamagedFile, OSError) as error:
+            self.__dict__.update(known)
+            self.ledger.mark, self.devices.mark = marks
+            if isinstance(error, Rewound):
+                raise OSError("a log was cut while it was read") from None
+            raise
 
     def _catch_up_all(self) -> None:
         """The ledger first, then the device log; bindings of licenses not seen yet wait in the index."""
@@ -211,10 +232,13 @@ class FlatFileStore(Store):
         if news and self._recent_lines > _RELOAD_FROM and self._take_newer_view():
             self._catch_up_all()
 
-    def _apply_entries(self, entries: list[tuple[int, Entry]]) -> None:
+    def _apply_entries(self, entries: list[tuple[int, Entry]], folded: Mapping[str, License] | None = None) -> None:
         for offset, entry in entries:
             self._remember(entry.names(), entry.identity, offset)
         self._recent_lines += len(entries)
+        if folded is not None:
+            self._changed |= {key: self._with_devices(key, license) for key, license in folded.items()}
+            return
         done: set[int] = set()
         fresh = dict(entries)
         for offset, entry in entries:
@@ -320,7 +344,13 @@ class FlatFileStore(Store):
     def device_lines(self, key: str) -> list[DeviceLine]:
         with self._memory:
             self.catch_up()
-            return self._device_lines(key)
+            try:
+                return self._device_lines(key)
+            except (DamagedFile, OSError) as error:
+                if self._alone:
+                    raise
+                self._take_damage(error)  # a known device is validated even where the log was deleted meanwhile
+                return []
 
     def history(self, names: Iterable[str]) -> list[Entry]:
         with self._memory:
@@ -347,7 +377,7 @@ class FlatFileStore(Store):
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         with self._folder_lock.held(), self._memory:
-            self.catch_up()
+            self._look()
             if self._damage is not None:
                 raise StorageUnavailable(f"storage is damaged: {self._damage}")
             self._alone = True
@@ -356,14 +386,22 @@ class FlatFileStore(Store):
             except StorageUnavailable as error:
                 self._write_trouble = error.detail
                 raise
+            except (DamagedFile, OSError) as error:
+                self._take_damage(error)
+                raise StorageUnavailable(f"storage cannot be read: {error}") from error
             finally:
                 self._alone = False
 
-    def wrote(self, entries: list[tuple[int, Entry]], lines: list[tuple[int, DeviceLine]]) -> None:
+    def wrote(
+        self,
+        entries: list[tuple[int, Entry]],
+        lines: list[tuple[int, DeviceLine]],
+        folded: Mapping[str, License] | None = None,
+    ) -> None:
         """Take in what this process has just appended, as if it had read it."""
         self._write_trouble = None
         try:
-            self._apply_entries(entries)
+            self._apply_entries(entries, folded)
             self._apply_devices(lines)
         except (DamagedFile, OSError) as error:  # it is on disk all the same
             self._take_damage(error)
@@ -490,14 +528,11 @@ class FlatFileStore(Store):
 
     # ------------------------------------------------------------------------------------------------ health
     def state(self, probe: bool = False) -> StoreState:
-        self.catch_up()
+        with self._memory:
+            self._look()
         trouble = str(self._damage) if self._damage else self._write_trouble
         if probe and not self._damage:
-            try:
-                durable.probe(self.folder)
-                trouble = self._write_trouble = None
-            except OSError as error:
-                trouble = f"the data folder takes no bytes: {error.strerror or error}"
+            trouble = self._probe()
         notices = [*self._notices, *([self._view_trouble] if self._view_trouble else [])]
         return StoreState(
             kind="flat files",
@@ -508,12 +543,28 @@ class FlatFileStore(Store):
         )
 
 
+    def _probe(self) -> str | None:
+        """Why it takes no bytes; after a write that failed, the logs have to take them too."""
+        try:
+            durable.probe(self.folder)
+            if self._write_trouble is not None:
+                with self.transaction():
+                    self.ledger.sync_anew()
+                    self.devices.sync_anew()
+                self._write_trouble = None
+        except OSError as error:
+            return f"the data folder takes no bytes: {error.strerror or error}"
+        except StorageUnavailable as error:
+            return error.detail
+        return None
+
+
 class _FileTransaction(Transaction):
     def __init__(self, store: FlatFileStore) -> None:
         self._store = store
 
-    def append(self, entries: Sequence[Entry]) -> None:
-        self._store.wrote(self._store.ledger.append(entries), [])
+    def append(self, entries: Sequence[Entry], licenses: Mapping[str, License] | None = None) -> None:
+        self._store.wrote(self._store.ledger.append(entries), [], licenses)
 
     def append_devices(self, lines: Sequence[DeviceLine]) -> None:
         self._store.ledger.ensure_synced()

@@ -34,7 +34,7 @@ def inspect_folder(folder: Path, progress: Progress) -> Iterator[Finding]:
     devices = _Chain("devices", ChainedLog(folder / "activity.jsonl", DeviceLine), progress)
     purchases, bindings = _Purchases(), defaultdict[str, list[DeviceLine]](list)
     for entry in ledger.lines():
-        purchases.add(entry.names() if view is None or entry.seq <= view.books.ledger.seq else [])
+        purchases.add(entry.names())
     for line in devices.lines():
         if view is None or line.seq <= view.books.devices.seq:
             bindings[line.license_key].append(line)
@@ -208,12 +208,12 @@ class _Purchases:
             self._parent[at] = at = self._parent[self._parent[at]]
         return at
 
-    def groups(self, ledger: ChainedLog[Entry]) -> Iterator[list[Entry]]:
-        """The lines of each purchase; the ledger is read once for each part that fits into memory."""
+    def groups(self, entries: Callable[[], Iterable[Entry]]) -> Iterator[list[Entry]]:
+        """The lines of each purchase; they are read once for each part that fits into memory."""
         parts = 1 + len(self.of_line) // _PART
         for part in range(parts):
             found = defaultdict[int, list[Entry]](list)
-            for place, entry in zip(self.of_line, ledger.scan(Entry), strict=False):
+            for place, entry in zip(self.of_line, entries(), strict=False):
                 if place >= 0 and (root := self._root(place)) % parts == part:
                     entry.raw = _NO_RAW
                     found[root].append(entry)
@@ -230,17 +230,28 @@ def _compare(
     """Fold every purchase anew and look at what the view has of it."""
     known: set[int] = set()
     done = 0
-    for entries in purchases.groups(ledger):
+    for entries in purchases.groups(lambda: ledger.scan(Entry)):
         done += len(entries)
         progress(done + len(purchases.of_line), 2 * len(purchases.of_line))  # the first half was reading
         yield from _doubles(entries)
-        for key, license in fold(entries).items():
-            known.add(name_hash(key))
-            if view is not None:
+        for seen in _as_seen(entries, view.books.ledger.seq) if view is not None else ():
+            for key, license in fold(seen).items():
+                known.add(name_hash(key))
                 yield from _differences(key, view.find(key), license.with_devices(bound.get(key, [])))
     for key in view.keys() if view is not None else ():
         if name_hash(key) not in known:
             yield Finding("unknown", f"licenses.json {key}", "no line of the ledger issued this key")
+
+
+def _as_seen(entries: list[Entry], seq: int) -> Iterable[list[Entry]]:
+    """What a view of that age knows of a purchase; a later line may have joined what it still saw apart."""
+    seen = [entry for entry in entries if entry.seq <= seq]
+    if len(seen) == len(entries):
+        return [entries]
+    apart = _Purchases()
+    for entry in seen:
+        apart.add(entry.names())
+    return apart.groups(lambda: seen)
 
 
 def _differences(key: str, record: License | None, license: License) -> Iterator[Finding]:

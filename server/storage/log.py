@@ -13,8 +13,9 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import cache
 from pathlib import Path
-from typing import BinaryIO, Generic, Protocol, TypeVar
+from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -53,6 +54,12 @@ def ascii_json(value: object) -> bytes:
     return raw if raw.isascii() else raw.decode().encode("ascii", "keyledger-json")
 
 
+@cache
+def decoder(kind: type[Any]) -> msgspec.json.Decoder[Any]:
+    """Making one costs as much as reading ten lines, and readers come and go."""
+    return msgspec.json.Decoder(kind)
+
+
 def line_hash(line: bytes) -> str:
     return hashlib.sha256(line).hexdigest()
 
@@ -79,7 +86,7 @@ class ChainedLog(Generic[L]):
         self.path, self.line_type = path, line_type
         self._name = str(path)  # looked at with every request: a Path is turned into a string each time
         self.mark = Mark()
-        self._decode: Callable[[bytes], L] = msgspec.json.Decoder(line_type).decode
+        self._decode: Callable[[bytes], L] = decoder(line_type).decode
         self._descriptor, self._inode = -1, 0
         self._synced = 0  # up to where this process saw an fsync succeed
         self._named = False  # whether this process saw the file's name reach the disk
@@ -224,13 +231,13 @@ class ChainedLog(Generic[L]):
         """
         if not self.path.exists():
             return
-        decoder = msgspec.json.Decoder(kind)
+        narrow = msgspec.json.Decoder(kind)
         with open(self.path, "rb") as file:
             for piece in _from_end(file) if newest_first else _from_start(file):
                 try:
-                    found = decoder.decode_lines(piece)
+                    found = narrow.decode_lines(piece)
                 except UNREADABLE:  # a sealed tail is among them
-                    found = list(_readable(decoder, piece))
+                    found = list(_readable(narrow, piece))
                 yield from reversed(found) if newest_first else found
 
     def size(self) -> int:
@@ -280,8 +287,11 @@ class ChainedLog(Generic[L]):
 
     def ensure_synced(self) -> None:
         """Before an answer rests on lines that this process did not fsync itself: their writer may have been killed."""
-        if self.mark.position <= self._synced:
-            return
+        if self.mark.position > self._synced:
+            self.sync_anew()
+
+    def sync_anew(self) -> None:
+        """With a file that can be written: a fresh one where the last fsync failed."""
         try:
             self._ready_to_write()
         except OSError as error:

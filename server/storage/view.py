@@ -19,7 +19,7 @@ import msgspec
 from server.domain.license import License
 from server.domain.purchase import name_hash
 from server.storage import durable
-from server.storage.log import UNREADABLE, Mark, ascii_json
+from server.storage.log import UNREADABLE, Mark, ascii_json, decoder
 
 FORMAT = 1
 HEAD = b'{"format": 1, "licenses": {\n'
@@ -54,7 +54,7 @@ class View:
             self.books, body_end = _check(file.fileno(), self.size)
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._start, self._end = len(HEAD), body_end
-        self._decode = msgspec.json.Decoder(License).decode
+        self._decode = decoder(License).decode
 
     def find(self, key: str) -> License | None:
         _, _, line = self._seek(name_hash(key), key)

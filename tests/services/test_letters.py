@@ -130,6 +130,7 @@ def test_a_renewal_that_only_overtook_its_sale_alarms_nobody(shop: Shop) -> None
 def test_a_sale_without_an_address_is_told_to_the_owner(shop: Shop) -> None:
     homeless = shop.sale("s1", email=None)
     assert shop.kinds_owed(homeless) == [(UNMAPPED, OWNER)]
+    assert list(shop.states()) == ["1:alert_unmapped"]
     text = words(shop.pigeon.messages[-1])
     assert "without an e-mail address" in text
     assert homeless.license_keys[0] not in text

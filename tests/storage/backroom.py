@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -39,17 +40,22 @@ CATALOGUE: dict[str, Any] = {
 }
 
 
+_OPENED: defaultdict[Path, list[FlatFileStore]] = defaultdict(list)
+
+
 class BackRoom:
     """Sales come in as events, keys come out; `now` moves only when a test says so."""
 
-    def __init__(self, folder: Path, store: Store | None = None, fulfilment: type[Fulfilment] = Fulfilment) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder, self.now = folder, NOW
         catalogue = folder / "products.json"
         if not catalogue.exists():
             catalogue.write_text(json.dumps(CATALOGUE))
-        self.store = store if store is not None else FlatFileStore(folder, pace=0.0).open()
+        self.store = FlatFileStore(folder, pace=0.0)
+        _OPENED[folder].append(self.store)
+        self.store.open()
         self.catalogue = CatalogueFile(catalogue)
-        self.fulfilment = fulfilment(self.store, self.catalogue, "license-secret-of-the-tests", lambda: self.now)
+        self.fulfilment = Fulfilment(self.store, self.catalogue, "license-secret-of-the-tests", lambda: self.now)
         self.licenses = LicenseManager(self.store, self.catalogue, self.fulfilment, lambda: self.now)
 
     def hear(self, *events: PurchaseEvent) -> list[Entry]:
@@ -137,31 +143,26 @@ def written(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "licenses.json").read_bytes())["licenses"])
 
 
-def close(store: Store) -> None:
-    """Give the descriptors back: tests open thousands of stores in one process."""
-    assert isinstance(store, FlatFileStore)
-    store.ledger.close()
-    store.devices.close()
-
-
 def from_logs(folder: Path) -> dict[str, Any]:
     """The licenses that the two logs alone say, read by a new store in another folder."""
     with room_for() as other:
         for name in ("purchases.jsonl", "activity.jsonl"):
             if (folder / name).exists():
                 shutil.copy(folder / name, other / name)
-        store = FlatFileStore(other).open()
-        found = records(store)
-        close(store)
-    return found
+        return records(BackRoom(other).store)
 
 
 @contextmanager
 def room_for() -> Iterator[Path]:
-    """A folder in memory where there is one: what is proved about kills and damage does not rest on a disk."""
+    """A folder in memory where there is one: what is proved about kills and damage does not rest on a disk.
+
+    The back rooms that were opened in it are closed with it.
+    """
     memory = Path("/dev/shm")
     where = tempfile.mkdtemp(prefix="keyledger-", dir=memory if os.access(memory, os.W_OK) else None)
     try:
         yield Path(where)
     finally:
+        for store in _OPENED.pop(Path(where), []):
+            store.close()
         shutil.rmtree(where, ignore_errors=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from server.domain.purchase import event_name
-from tests.storage.backroom import NOW, BackRoom, chain, close, from_logs, letter, records, sale, written
+from tests.storage.backroom import NOW, BackRoom, chain, from_logs, letter, records, sale, written
 from tests.storage.processes import Tell
 
 Step = tuple[str, Callable[[BackRoom], Any]]
@@ -93,11 +93,10 @@ def check(folder: Path, told: Sequence[Any]) -> None:
     letters = {one.id for one in room.store.letterbox.letters()}
     assert letters == {"1", "2", "3"} if "letters" in done else letters <= {"1", "2", "3"}
     assert room.store.state().notices == ()
-    _deliver_again(room)
-    close(room.store)
+    deliver_again(room)
 
 
-def _deliver_again(room: BackRoom) -> None:
+def deliver_again(room: BackRoom) -> None:
     for sale_id, product in SALES.items():
         assert room.sell(sale_id, product) == KEYS[sale_id]
     room.refund("s1")
@@ -117,5 +116,4 @@ def _deliver_again(room: BackRoom) -> None:
     again = BackRoom(room.folder)
     assert records(again.store) == expected, "a store that opens now says something else than the live one"
     assert again.store.device_lines(KEYS["s2"])[-1].hardware_id in ("d1", "d2")
-    close(again.store)
     chain(room.folder / "activity.jsonl")

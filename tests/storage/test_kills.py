@@ -105,7 +105,8 @@ def chance_day(chance: random.Random) -> list[Step]:
     chance.shuffle(others)
     whole: list[Step] = []
     while team or others:
-        whole.append((team if team and chance.random() < len(team) / (len(team) + len(others)) else others or team).pop(0))
+        is_team = team and chance.random() < len(team) / (len(team) + len(others))
+        whole.append((team if is_team else others or team).pop(0))
     return whole
 
 

@@ -1,4 +1,4 @@
-"""A power loss at every moment, on the weakest disk: what was promised is there, and the folder opens without trouble."""
+"""A power loss at every moment, on the weakest disk: what was promised is there, and the folder opens."""
 
 from __future__ import annotations
 

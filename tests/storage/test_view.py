@@ -45,7 +45,9 @@ def test_views_written_one_over_the_other_hold_what_was_put_in(tmp_path, seed):
     expected: dict[str, License] = {}
     view: View | EmptyView = EmptyView()
     for round_ in range(12):
-        fresh = {keys.derive("s", "g", f"{seed}-{round_}-{n}", "p"): license(n) for n in range(chance.choice([0, 1, 2, 9]))}
+        fresh = {
+            keys.derive("s", "g", f"{seed}-{round_}-{n}", "p"): license(n) for n in range(chance.choice([0, 1, 2, 9]))
+        }
         again = {key: license(round_, "Zoë, \n 😀") for key in chance.sample(sorted(expected), min(2, len(expected)))}
         changed = fresh | again | ({ODD[round_]: license(round_)} if round_ < len(ODD) else {})
         view = written(tmp_path / "licenses.json", view, changed)

@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""The outbox: the letters that are owed, their attempts, and those that were given up."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import click
+import msgspec
+
+from scripts.printing import (
+    FINDINGS,
+    Commands,
+    complain,
+    json_option,
+    output_options,
+    progress,
+    show,
+    show_json,
+)
+from server.errors import KeyledgerError, SettingsError
+from server.services.outbox import STATES
+from server.settings import load_settings
+from server.wiring import Services, build
+
+COLUMNS = "id kind to state attempts first_at at next_at error".split()
+PATIENCE = 120.0  # seconds: the service answers when it is done
+
+
+@click.group(cls=Commands, help=__doc__)
+def outbox() -> None: ...
+
+
+@cache
+def services() -> Services:
+    return build()
+
+
+@outbox.command()
+@click.option("--url", help="Ask the service at this address instead of opening the files (needs ADMIN_API_KEY).")
+@json_option
+def send(url: str | None, as_json: bool) -> None:
+    """Send what is owed and due. Exit code 1 where a letter failed."""
+    with progress("sending") as tick:
+        report = ask_service(url) if url else msgspec.to_builtins(services().outbox.send_due(progress=tick))
+    tell(report, as_json)
+
+
+def tell(report: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        show_json(report)
+    elif report["busy"]:
+        click.echo("another process is sending")
+    else:
+        click.echo(", ".join(f"{report[name]} {name}" for name in ("sent", "failed", "dead", "dropped", "waiting")))
+    if report["trouble"]:
+        complain(report["trouble"])
+    sys.exit(FINDINGS if report["failed"] or report["dead"] or report["trouble"] else 0)
+
+
+# ---------------------------------------------------------------------------------------------------- over HTTP
+class _NoRedirects(HTTPRedirectHandler):
+    """The key is for the address that the owner gave, and for no other."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def ask_service(url: str) -> dict[str, Any]:
+    """For a scheduled task that may run on another machine than the service. Raises KeyledgerError."""
+    settings, parts = load_settings(), urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise SettingsError(f"--url is {url!r}: a web address such as https://licenses.example.com is needed")
+    if settings.admin_api_key is None:
+        raise SettingsError("ADMIN_API_KEY is missing: the service lets nobody send without it")
+    headers = {"Authorization": f"Bearer {settings.admin_api_key}"}
+    request = Request(f"{url.rstrip('/')}/api/v1/outbox/send", b"", headers, method="POST")  # noqa: S310 (checked)
+    try:
+        with build_opener(_NoRedirects).open(request, timeout=PATIENCE) as answer:
+            return dict(json.load(answer))
+    except HTTPError as error:
+        raise KeyledgerError(f"{url} answers {error.code} {error.reason}") from None
+    except (URLError, OSError, ValueError) as error:
+        raise KeyledgerError(f"{url} cannot be asked: {getattr(error, 'reason', error)}") from None
+
+
+# ---------------------------------------------------------------------------------------------------- the letters
+@outbox.command("list")
+@click.option("--state", type=click.Choice(STATES))
+@output_options
+def list_(state: str | None, form: str | None) -> None:
+    """The letters that are still kept. Exit code 1 where some were given up."""
+    found = services().outbox
+    show([msgspec.structs.asdict(letter) for letter in found.list(state)], COLUMNS, form)
+    dead = found.summary()["dead"]
+    if dead:
+        complain(f"{dead} were given up: scripts/outbox.py retry --all, once the reason is mended")
+    sys.exit(FINDINGS if dead else 0)
+
+
+@outbox.command()
+@click.argument("letter", required=False)
+@click.option("--all", "every", is_flag=True, help="All that were given up.")
+@json_option
+def retry(letter: str | None, every: bool, as_json: bool) -> None:
+    """Try a letter again, by its id, or all that were given up; for a week more."""
+    if (letter is None) != every:
+        raise click.UsageError("name one letter, or give --all")
+    services().outbox.retry(letter)
+    with progress("sending") as tick:
+        report = services().outbox.send_due(progress=tick)
+    tell(msgspec.to_builtins(report), as_json)
+
+
+if __name__ == "__main__":
+    outbox()
