@@ -125,7 +125,7 @@ def show_table(rows: Sequence[Row], columns: Sequence[str]) -> None:
 
 def bars(figures: Sequence[int], width: int) -> list[str]:
     """A bar for each figure, in eighths of a character, the largest one as wide as there is room."""
-    blocks = " ▏▎▍▌▋▊▉█" if _prints_blocks() else " ........#"
+    blocks = " ▏▎▍▌▋▊▉█" if _prints_blocks() else " .......#"
     most = max([*figures, 1])
     eighths = [max(0, figure) * width * 8 // most for figure in figures]
     return [blocks[8] * (n // 8) + (blocks[n % 8] if n % 8 else "") for n in eighths]

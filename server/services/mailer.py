@@ -25,6 +25,7 @@ Compose = Callable[[], EmailMessage]
 SMTPS = 465  # the port on which TLS comes first
 _REFUSED = frozenset({550, 551, 553, 554, 555, 556})  # 552 is a full mailbox, which its owner may empty
 _CLOSING = 421
+_NAMED = 10  # letters that one log line names
 
 
 class MailError(KeyledgerError):
@@ -80,8 +81,11 @@ class ConsoleMailer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._unseen:
-            log.info("mail is off (EMAIL_BACKEND=console): nobody got these letters", extra={"letters": self._unseen})
+            log.info("mail is off (EMAIL_BACKEND=console): nobody got these letters", extra=self._told())
         self._unseen = []
+
+    def _told(self) -> dict[str, object]:
+        return {"count": len(self._unseen), "letters": self._unseen[:_NAMED]}
 
     def send(self, letter: Letter, compose: Compose) -> None:
         if sys.stdout.isatty():

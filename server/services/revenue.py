@@ -249,8 +249,9 @@ def periods(store: Store, by: str, last: int, today: date) -> list[Period]:
             continue
         begin, sum_ = start_of(by, (line.purchase_date or line.timestamp)[:10]), amount(line.price, line.currency)
         if sum_ is not None and begins[0] <= begin <= begins[-1]:
-            bars = found.setdefault(sum_[0], {start: Takings() for start in begins})
-            bars[begin].add(sum_, reversals.hit(line))
+            if sum_[0] not in found:
+                found[sum_[0]] = {start: Takings() for start in begins}
+            found[sum_[0]][begin].add(sum_, reversals.hit(line))
     return [_period(start, code, found[code][start]) for code in sorted(found) for start in begins]
 
 

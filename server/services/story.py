@@ -20,6 +20,7 @@ from server.domain.license import (
     DeviceEvent,
     DeviceLine,
     License,
+    PlanChange,
     devices_after,
     standing,
 )
@@ -226,11 +227,11 @@ def _changes(before: License, after: License) -> Iterator[str]:
     if (after.email, after.customer_name) != (before.email, before.customer_name):
         yield f"belongs to {after.customer_name} <{after.email}> now"
     for change in after.scheduled if after.scheduled != before.scheduled else ():
-        yield f"from {_day(change.at)}: {change.product_id}, {change.max_devices} seats"
+        yield f"from {_day(change.at)}: {change.product_id}, {_seats(change)}"
 
 
-def _seats(license: License) -> str:
-    return "1 seat" if license.max_devices == 1 else f"{license.max_devices} seats"
+def _seats(plan: License | PlanChange) -> str:
+    return "1 seat" if plan.max_devices == 1 else f"{plan.max_devices} seats"
 
 
 def _paid(license: License) -> str:

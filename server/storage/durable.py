@@ -167,9 +167,20 @@ def replace(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files of killed writers."""
+    """Delete the temporary files of killed writers; those of living ones are being written."""
     for leftover in folder.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+        if not _lives(leftover.name.split(".")[-2]):
+            leftover.unlink(missing_ok=True)
+
+
+def _lives(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OSError):
+        return True  # not one of ours, or not ours to ask about
+    return True
 
 
 def probe(folder: Path) -> None:

@@ -42,7 +42,7 @@ _RELOAD_FROM = 256
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
 _VERIFY_UP_TO = 16 << 20
 _LOOK_AGAIN = 1.0  # seconds until readers look again whether a damaged file was mended: each look reads the whole view
-_DERIVED = ("_view", "_view_inode", "_index", "_changed", "_recent", "_recent_lines", "_count")
+_DERIVED = ("_view", "_view_seen", "_index", "_changed", "_recent", "_recent_lines", "_count")
 
 
 class FlatFileStore(Store):
@@ -57,7 +57,7 @@ class FlatFileStore(Store):
         self._view_lock = durable.Lock(folder / "view.lock", PATIENCE)
         self._memory = threading.RLock()
         self._view: View | EmptyView = EmptyView()
-        self._view_inode = 0  # of the file that was last looked into, even if it was damaged
+        self._view_seen: tuple[int, int, int] | None = None  # the file that was looked into last, damaged or not
         self._index = HistoryIndex()
         self._forget()
         self._counts: dict[str, Count] = {}
@@ -74,11 +74,15 @@ class FlatFileStore(Store):
     def open(self) -> FlatFileStore:
         """Read the folder. Raises DamagedFile where what it says cannot be trusted; recovers where it can."""
         self._check_locks()
-        with self._memory:
-            sound = self._load()
-            self._catch_up_or_reload()
-            if self.ledger.size() <= _VERIFY_UP_TO:
-                self.verify()
+        try:
+            with self._memory:
+                sound = self._load()
+                self._catch_up_or_reload()
+                if self.ledger.size() <= _VERIFY_UP_TO:
+                    self.verify()
+        except OSError as error:
+            remedy = "Check the disk and the folder's permissions"
+            raise DamagedFile(str(error.filename or self.folder), 0, f"cannot be read ({error})", remedy) from error
         if not sound:
             self.tidy(force=True)
         return self
@@ -113,7 +117,7 @@ class FlatFileStore(Store):
         """Take the written view and index, or start from nothing; False when the view has to be written anew."""
         path = self.folder / "licenses.json"
         try:
-            self._view_inode = self._inode_of_view()
+            self._view_seen = self._view_on_disk()
             view: View | EmptyView = View(path)
             sound = True
         except (FileNotFoundError, ViewDamaged) as error:
@@ -121,8 +125,6 @@ class FlatFileStore(Store):
             view = EmptyView()
             if isinstance(error, ViewDamaged):
                 self._mend(path.name, error)
-        except OSError as error:
-            raise DamagedFile(path.name, 0, f"cannot be read ({error})", "Check the folder's permissions") from error
         books = view.books
         self._check_covered(self.ledger, books.ledger)
         self._check_covered(self.devices, books.devices)
@@ -197,10 +199,11 @@ class FlatFileStore(Store):
 
     def _take_damage(self, error: DamagedFile | OSError) -> None:
         is_lasting = isinstance(error, DamagedFile)
-        damage = error if isinstance(error, DamagedFile) else DamagedFile(str(self.folder), 0, str(error), RESTORE)
-        if self._damage is None or str(self._damage) != str(damage):
-            log.error("storage: %s", damage)
-        self._damage = damage
+        if isinstance(error, OSError):
+            error = DamagedFile(str(self.folder), 0, f"cannot be read ({error})", "It is tried again and again")
+        if self._damage is None or str(self._damage) != str(error):
+            log.error("storage: %s", error)
+        self._damage = error
         self._look_again = time.monotonic() + _LOOK_AGAIN if is_lasting else 0.0
 
     def _catch_up_or_reload(self) -> None:
@@ -489,17 +492,18 @@ class FlatFileStore(Store):
 
     def _take_newer_view(self) -> bool:
         """Where another process has written the view, what it covers need not be kept in memory any more."""
-        newer = self._inode_of_view() not in (0, self._view_inode)
+        newer = self._view_on_disk() not in (None, self._view_seen)
         if newer:
             self._load()
         return newer
 
-    def _inode_of_view(self) -> int:
-        """0 when there is none."""
+    def _view_on_disk(self) -> tuple[int, int, int] | None:
+        """By what the written view is known from others; None when there is none."""
         try:
-            return os.stat(self.folder / "licenses.json").st_ino
+            status = os.stat(self.folder / "licenses.json")
         except FileNotFoundError:
-            return 0
+            return None
+        return status.st_ino, status.st_size, status.st_mtime_ns
 
     def _fold_usage(self, view: View | EmptyView, changed: dict[str, License]) -> tuple[int, int]:
         sums, mark, whole = self._usage.since(view.books.usage)
@@ -519,7 +523,7 @@ class FlatFileStore(Store):
     def rebuild(self) -> int:
         with self._view_lock.held():
             with self._memory:
-                self._view, self._view_inode, self._index = EmptyView(), self._inode_of_view(), HistoryIndex()
+                self._view, self._view_seen, self._index = EmptyView(), self._view_on_disk(), HistoryIndex()
                 self._forget()
                 self.ledger.mark = self.devices.mark = Mark()
                 self._catch_up_all()
@@ -541,7 +545,6 @@ class FlatFileStore(Store):
             ledger_lines=self.ledger.mark.seq,
             notices=tuple(notices),
         )
-
 
     def _probe(self) -> str | None:
         """Why it takes no bytes; after a write that failed, the logs have to take them too."""

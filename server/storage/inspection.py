@@ -139,6 +139,7 @@ class _Chain(Generic[L]):
         elif not self._blamed and seen.position and self.log.head_before(seen.position) != seen.head:
             detail = f"number {seen.seq} is not the line that licenses.json was made from: it was changed"
             self.findings.append(Finding(self.kind, self._name, detail))
+        self.log.close()
 
     def _blame(self, number: int, detail: str) -> None:
         self._blamed = number
@@ -234,7 +235,9 @@ def _compare(
         done += len(entries)
         progress(done + len(purchases.of_line), 2 * len(purchases.of_line))  # the first half was reading
         yield from _doubles(entries)
-        for seen in _as_seen(entries, view.books.ledger.seq) if view is not None else ():
+        if view is None:
+            continue
+        for seen in _as_seen(entries, view.books.ledger.seq):
             for key, license in fold(seen).items():
                 known.add(name_hash(key))
                 yield from _differences(key, view.find(key), license.with_devices(bound.get(key, [])))

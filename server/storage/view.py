@@ -27,6 +27,7 @@ MIDDLE = b"\n}, "
 _SEPARATOR = b",\n"
 _OPEN = b'": {"email":'  # ends a key: inside one, every quote would be escaped
 _READ = 1 << 20
+_COPY_UP_TO = 8 << 20  # a file that an owner may edit in its place is read, not mapped: the edit must not show
 
 
 class Books(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +53,9 @@ class View:
             status = os.fstat(file.fileno())
             self.inode, self.size = status.st_ino, status.st_size
             self.books, body_end = _check(file.fileno(), self.size)
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._map: bytes | mmap.mmap = (
+                file.read() if self.size <= _COPY_UP_TO else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            )
         self._start, self._end = len(HEAD), body_end
         self._decode = decoder(License).decode
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 from datetime import UTC, date, datetime, timedelta
@@ -15,9 +16,10 @@ from server.domain.purchase import Entry, EventKind, Grant, Outcome
 from server.errors import BadRequest, NotFound
 from server.services.audit import PurchaseAuditLog
 from server.services.spreadsheet import csv_lines, safe
+from server.storage import inspection
 from server.storage import log as storage_log
 from server.storage.flatfile import FlatFileStore
-from tests.conftest import SECRET, sale_ping
+from tests.conftest import SECRET, sale_ping, subscription_ping
 
 DAY = datetime(2026, 3, 1, 10, tzinfo=UTC)
 
@@ -259,7 +261,7 @@ def test_pages_are_newest_first(books):
         ({"since": "2026-03-02"}, ["s3"]),
         ({"until": "2026-03-01"}, ["s1", "s2", "s1"]),
         ({"until": "2026-03-01T09:59:59Z"}, []),
-        ({"since": datetime(2026, 3, 1, 10), "until": "2026-03-01T12:00:00+02:00"}, ["s1", "s2", "s1"]),
+        ({"since": DAY.replace(tzinfo=None), "until": "2026-03-01T12:00:00+02:00"}, ["s1", "s2", "s1"]),
         ({"is_test": True}, ["s3"]),
         ({"is_test": "false", "event": "sale"}, ["s2", "s1"]),
         ({"email": None}, ["s3", "s1", "s2", "s1"]),
@@ -381,11 +383,11 @@ def test_the_story_as_of_a_moment_knows_nothing_later(shop, clock):
     key = shop.sale("s1")
     sold = clock.now
     clock.forward(days=2)
-    shop.refund("s1")
     shop.code(key, hardware_id="hw1")
+    shop.refund("s1")
     audit = shop.services.audit
     before = audit.explain(key, sold + timedelta(days=1))
-    assert (before.code, len(before.steps), before.because_of) == ("VALID", 1, ())
+    assert (before.code, len(before.steps), before.because_of, before.devices) == ("VALID", 1, (), ())
     assert audit.explain(key, clock.now).code == "SUSPENDED"
     unborn = audit.explain(key, sold - timedelta(seconds=1))
     assert (unborn.code, unborn.license, unborn.steps) == ("NOT_FOUND", None, ())
@@ -396,6 +398,17 @@ def test_the_story_judges_at_the_moment(shop, clock):
     audit = shop.services.audit
     assert audit.explain(key, clock.now + timedelta(days=32)).code == "VALID"
     assert audit.explain(key, clock.now + timedelta(days=34)).code == "EXPIRED"
+
+
+def test_the_story_knows_what_takes_effect_later(shop, clock):
+    key = shop.sale("s1", product="G-TEAM==", subscription_id="sub", variants="", recurrence="monthly")
+    plan = {"effective_as_of": "2026-11-25T00:00:00Z", "type": "downgrade", "new_plan[tier][name]": "Solo"}
+    shop.ping(subscription_ping("subscription_updated", "sub", **plan))
+    audit = shop.services.audit
+    story = audit.explain(key, clock.now)
+    assert story.steps[1].did == ("from 2026-11-25 00:00 UTC: solo, 1 seat",)
+    assert story.license.product_id == "team"
+    assert audit.explain(key, clock.now + timedelta(days=6)).license.product_id == "solo"
 
 
 def test_the_story_follows_a_reissued_key(shop, clock):
@@ -513,6 +526,15 @@ def test_lines_in_another_order_are_noticed(kept):
     assert "purchases.jsonl line 2" in [found[1] for found in findings(audit_of(kept))]
 
 
+def test_a_number_that_was_left_out_is_missed_even_where_the_hashes_fit(kept):
+    path = kept.folder / "purchases.jsonl"
+    last = path.read_bytes().splitlines()[-1]
+    forged = json.loads(last) | {"seq": 9, "prev": hashlib.sha256(last).hexdigest(), "event_id": "e9"}
+    path.write_bytes(path.read_bytes() + json.dumps(forged, separators=(",", ":")).encode() + b"\n")
+    (found,) = findings(audit_of(kept))
+    assert found[1:] == ("purchases.jsonl line 6", "3 before it missing: it is number 9, after number 5")
+
+
 def test_an_end_that_was_cut_off_is_missed(kept):
     path = kept.folder / "purchases.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:3]))
@@ -599,6 +621,16 @@ def test_usage_is_no_matter_for_the_books(kept):
     kept.code(kept.ledger()[0]["license_keys"][0])
     kept.services.store.tidy(force=True)
     assert findings(audit_of(kept)) == []
+
+
+def test_large_books_are_folded_in_parts(kept, monkeypatch):
+    monkeypatch.setattr(inspection, "_PART", 2)
+    assert list(audit_of(kept).verify()) == []
+    kept.sale("s6")
+    kept.services.store.tidy(force=True)
+    path = kept.folder / "licenses.json"
+    path.write_text(path.read_text().replace('"hw2"', '"hwX"').replace('"hw4"', '"hwX"'))
+    assert [found[0] for found in findings(audit_of(kept))] == ["view", "view", "view"]
 
 
 def test_two_licenses_for_one_sale_are_found(books):

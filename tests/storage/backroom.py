@@ -50,7 +50,9 @@ class BackRoom:
         self.folder, self.now = folder, NOW
         catalogue = folder / "products.json"
         if not catalogue.exists():
-            catalogue.write_text(json.dumps(CATALOGUE))
+            fresh = folder / f"products.{os.getpid()}"
+            fresh.write_text(json.dumps(CATALOGUE))
+            fresh.rename(catalogue)
         self.store = FlatFileStore(folder, pace=0.0)
         _OPENED[folder].append(self.store)
         self.store.open()
@@ -111,7 +113,7 @@ def letter(name: str, state: str = "queued") -> Letter:
 # ---------------------------------------------------------------------------------------------------- from outside
 def records(store: Store) -> dict[str, Any]:
     """All licenses as JSON says them, without the usage counts, which the logs do not hold."""
-    told = msgspec.to_builtins(dict(store.licenses()))
+    told = json.loads(msgspec.json.encode(dict(store.licenses())))
     for record in told.values():
         del record["last_validation"], record["validation_count"]
     return dict(told)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import errno
 import os
 import resource
@@ -12,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from server.errors import StorageUnavailable
+from server.errors import DamagedFile, StorageUnavailable
 from server.storage import durable, log
 from server.storage.flatfile import FlatFileStore
 from tests.storage.backroom import BackRoom, chain, records, room_for
 from tests.storage.processes import Child, Tap, Tell, children
-from tests.storage.promises import DAY, KEYS, SALES, check, deliver_again
+from tests.storage.promises import DAY, KEYS, SALES, deliver_again, kept
 
 SHORT_DAY = [*DAY[:3], *DAY[3:6:2], *DAY[6:10], DAY[11]]
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
@@ -92,11 +93,11 @@ def survives(faults: Faults) -> list[str]:
         faults.install_with(patch)
         told = live_with(faults, room)
         faults.heal()
+        kept(room, told)
         deliver_again(room)
         assert room.store.state(probe=True).trouble is None
         assert records(other.store) == records(room.store)
         assert faults.repeated == [], "used again after an fsync had failed on it"
-        check(folder, told)
         assert room.store.state().notices == ()
     return faults.calls
 
@@ -188,7 +189,7 @@ def test_after_a_failed_fsync_everyone_goes_on_in_a_fresh_file(monkeypatch):
             assert child.hear() == "opened"
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(durable, "sync", failing(errno.EIO))
-                with pytest.raises(StorageUnavailable, match="purchases.jsonl cannot be written: Input/output error"):
+                with pytest.raises(StorageUnavailable, match=r"purchases\.jsonl cannot be written: Input/output error"):
                     room.sell("s2", "G-TEAM")
                 assert room.store.find_license(KEYS["s2"]) is None
                 assert room.code(KEYS["s1"]) == "VALID"
@@ -255,10 +256,14 @@ def test_a_real_limit_on_the_size_of_files_is_told_and_heals():
         child = Child(work)
         *refused, healed = child.told()
         assert child.status == 0
-        assert refused == [
-            *[["purchases.jsonl cannot be written: File too large", "VALID", True]] * 2,
-            "the data folder takes no bytes: File too large",
-        ] * 4
+        assert (
+            refused
+            == [
+                *[["purchases.jsonl cannot be written: File too large", "VALID", True]] * 2,
+                "the data folder takes no bytes: File too large",
+            ]
+            * 4
+        )
         assert healed == [KEYS["s1"], "VALID", None]
         assert [line["sale_id"] for line in chain(folder / "purchases.jsonl")] == ["s2", "s1"]
         assert room.code(KEYS["s1"]) == "VALID"
@@ -399,3 +404,28 @@ def test_leftovers_of_killed_writers_are_removed_and_those_of_living_ones_are_no
         assert os.stat(folder / "purchases.jsonl").st_ino == room.store.ledger._inode
         room.store.tidy(force=True)
         assert list(folder.glob(".*.tmp")) == []
+
+
+def test_a_file_that_cannot_be_read_at_the_start_is_refused_by_name():
+    with room_for() as folder:
+        room = BackRoom(folder)
+        room.sell("s1")
+        room.store.tidy(force=True)
+        for name, call in (("licenses.json", "open"), ("purchases.jsonl", "stat")):
+            with pytest.MonkeyPatch.context() as patch:
+                refuse_file(patch, call, name)
+                with pytest.raises(DamagedFile, match=f"{name}: cannot be read .*Check the disk and the folder's perm"):
+                    BackRoom(folder)
+        assert BackRoom(folder).code(KEYS["s1"]) == "VALID"
+
+
+def refuse_file(patch: pytest.MonkeyPatch, call: str, name: str) -> None:
+    where: Any = log.os if call == "stat" else builtins
+    real = getattr(where, call)
+
+    def refuse(path: Any, *given: Any, **named: Any) -> Any:
+        if str(path).endswith(name):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, *given, **named)
+
+    patch.setattr(where, call, refuse)
