@@ -36,7 +36,7 @@ from server.settings import Settings, load_settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-IN_SHORT = "seq purchase_date event outcome source email product_id price currency license_key".split()
+IN_SHORT = "seq purchase_date event outcome email product_id price currency license_key".split()
 MONTHS = {"day": 30, "week": 26, "month": 24}
 
 

@@ -121,7 +121,7 @@ _numbers = itertools.count()
 
 
 def new_sale() -> dict[str, str]:
-    """A sale that was never heard of, as Gumroad tells it: /work/shared/wire/gumroad.md, section 2."""
+    """A sale that was never heard of, with what Gumroad tells of it (about 900 bytes as a form)."""
     number = next(_numbers)
     sale_id = base64.urlsafe_b64encode(hashlib.sha256(str(number).encode()).digest()[:16]).decode()
     return {

@@ -36,7 +36,7 @@ from server.services.importer import Importer, Plan
 from server.services.legacy import read_old_books
 from server.services.letters import mail_address
 from server.services.license_manager import FOR_LIFE
-from server.wiring import Services, build
+from server.wiring import Services, open_services
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,7 +54,7 @@ def licenses() -> None: ...
 
 @cache
 def services() -> Services:
-    return build()
+    return open_services()
 
 
 def address(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:

@@ -30,7 +30,7 @@ from scripts.printing import (
 from server.errors import KeyledgerError, SettingsError
 from server.services.outbox import STATES
 from server.settings import load_settings
-from server.wiring import Services, build
+from server.wiring import Services, open_services
 
 COLUMNS = "id kind to state attempts first_at at next_at error".split()
 PATIENCE = 120.0  # seconds: the service answers when it is done
@@ -42,7 +42,7 @@ def outbox() -> None: ...
 
 @cache
 def services() -> Services:
-    return build()
+    return open_services()
 
 
 @outbox.command()

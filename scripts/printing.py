@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import click
 import msgspec
@@ -24,6 +24,7 @@ from server.storage.base import Progress
 
 FINDINGS, USAGE, STORAGE = 1, 2, 3
 ROWS_IN_FULL = 10_000  # columns where nobody looks at a screen: a row is a line there
+FOLDED = frozenset("email to product_id product_name purchase_id why error".split())  # on a narrow screen
 
 # Control characters (those beyond ASCII too), line and paragraph separators, what overrides the direction of text.
 _MORE = "\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff"
@@ -116,11 +117,16 @@ def show_table(rows: Sequence[Row], columns: Sequence[str]) -> None:
 
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column in columns:
-        numeric = all(isinstance(row.get(column), int | None) for row in rows)
-        table.add_column(column.replace("_", " "), overflow="fold", justify="right" if numeric and rows else "left")
+        numeric = all(isinstance(row.get(column), int) for row in rows)
+        side: Literal["right", "left"] = "right" if numeric and rows else "left"
+        table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column not in FOLDED, justify=side)
     for row in rows:
-        table.add_row(*(Text(plain(row.get(column))) for column in columns))
+        table.add_row(*(Text(_short(column, plain(row.get(column)))) for column in columns))
     Console(width=None if sys.stdout.isatty() else ROWS_IN_FULL, highlight=False).print(table)
+
+
+def _short(column: str, text: str) -> str:
+    return text[: len("2026-11-20")] if column.endswith("_date") else text
 
 
 def bars(figures: Sequence[int], width: int) -> list[str]:

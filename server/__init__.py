@@ -15,6 +15,6 @@ __version__ = "0.1.0"
 def create_app(settings: Settings | None = None) -> Flask:
     """The WSGI application with everything opened. Raises StartRefused with one line that says what to do."""
     from server.web.app import make_app
-    from server.wiring import build
+    from server.wiring import open_services
 
-    return make_app(build(settings))
+    return make_app(open_services(settings))

@@ -59,7 +59,7 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
     catalogue.current()  # a broken one is told at the start, not with the first sale
     fulfilment = Fulfilment(store, catalogue, settings.license_secret, clock)
     platforms = {name: made for name, kind in PLATFORMS.items() if (made := kind.from_settings(settings))}
-    services = Services(
+    return Services(
         settings=settings,
         clock=clock,
         store=store,
@@ -70,6 +70,11 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
         outbox=Outbox(store, _mailer(settings), catalogue, settings, clock),
         audit=PurchaseAuditLog(store),
     )
+
+
+def open_services(settings: Settings | None = None) -> Services:
+    """As `build`, and what is still due when this process ends is written then."""
+    services = build(settings)
     atexit.register(services.close)
     return services
 

@@ -175,19 +175,23 @@ class _CaseWriter:
         main = next((line for line in charges if line.sale_id == old.sale_id), None)
         main = main or next((line for line in charges if None in (line.sale_id, old.sale_id)), None)
         case = self._license(old, main)
-        case.after += self._further(case, [line for line in charges if line is not main])
+        case.after += self._further(case, [line for line in charges if line is not main and line.price])
         stops = [self._reversal(case, line) for line in lines if line.kind != CHARGE]
         case.before += [stop for stop in stops if stop.event.sale_id]
         self._stand(case)
         return case
 
     def _lines_of(self, old: OldLicense) -> list[OldPurchase]:
-        """The lines that name this license's key or sale, but a charge only once: it may have bought several."""
+        """The lines that name this license's key or sale. A charge that bought several licenses is paid with the first."""
         names = [old.license_key, *([f"sale\0{old.sale_id}"] if old.sale_id else [])]
         places = sorted({place for name in names for place in self._by_name.get(name, ())})
-        free = [place for place in places if place not in self._used or self._lines[place].kind != CHARGE]
-        self._used.update(free)
-        return [self._lines[place] for place in free]
+        unpaid = {"price": None, "currency": None}
+        found = [
+            msgspec.structs.replace(self._lines[place], **unpaid) if place in self._used else self._lines[place]
+            for place in places
+        ]
+        self._used.update(places)
+        return found
 
     def _license(self, old: OldLicense, main: OldPurchase | None) -> Case:
         product = self._product(old, main)

@@ -46,6 +46,8 @@ _DERIVED = ("_view", "_view_seen", "_index", "_changed", "_recent", "_recent_lin
 
 
 class FlatFileStore(Store):
+    letterbox: FileLetterBox
+
     def __init__(self, folder: Path, pace: float = 1.0) -> None:
         """`pace` is the shortest time in seconds between two rewritings of the view."""
         self.folder, self._pace = folder, pace
@@ -91,6 +93,7 @@ class FlatFileStore(Store):
         """Give the descriptors back, where one process opens many stores."""
         self.ledger.close()
         self.devices.close()
+        self.letterbox.close()
         self._folder_lock.close()
 
     def verify(self) -> None:

@@ -39,6 +39,7 @@ class FileLetterBox(LetterBox):
         self._memory = threading.RLock()
         self._decode = msgspec.json.Decoder(Letter).decode
         self._compact_from = _COMPACT_FROM
+        self._descriptor = -1
         self._forget(inode=0)
 
     def _forget(self, inode: int) -> None:
@@ -47,6 +48,11 @@ class FileLetterBox(LetterBox):
         self._notes: dict[str, Letter] = {}
         self._settled: Counter[str] = Counter()
         self._inode, self._position = inode, 0
+
+    def close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     @contextmanager
     def turn(self, wait: bool = False) -> Iterator[None]:
@@ -99,12 +105,13 @@ class FileLetterBox(LetterBox):
             raise self._unavailable("read", error) from error
 
     def _read_new(self) -> None:
-        with open(self.path, "rb") as file:
-            status = os.fstat(file.fileno())
-            if status.st_ino != self._inode or status.st_size < self._position:
-                self._forget(status.st_ino)
-            file.seek(self._position)
-            data = file.read()
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        status = os.fstat(descriptor)
+        if status.st_ino != self._inode or status.st_size < self._position:
+            self._forget(status.st_ino)
+        self.close()
+        self._descriptor = descriptor  # kept open: so long its inode number is not given to another file
+        data = os.pread(descriptor, status.st_size - self._position, self._position)
         end = data.rfind(b"\n") + 1
         for letter in self._lines(data[:end]):
             self._take(letter)

@@ -396,7 +396,7 @@ def _from_end(file: BinaryIO) -> Iterator[bytes]:
         start = max(0, at - SCAN)
         file.seek(start)
         data = file.read(at - start) + rest
-        begin = (data.find(b"\n") + 1 or len(data)) if start else 0
+        begin = data.find(b"\n") + 1 if start else 0
         at, rest = start, data[:begin]
         yield data[begin : data.rfind(b"\n") + 1]
 

@@ -614,7 +614,18 @@ def test_a_missing_view_is_only_a_note(kept):
 def test_a_view_that_lags_behind_is_compared_with_what_it_has_seen(kept):
     kept.refund("s1")
     kept.sale("s9")
+    kept.ask("deactivate", license_key=kept.ledger()[1]["license_keys"][0], hardware_id="hw2")
     assert findings(audit_of(kept)) == []
+
+
+def test_a_purchase_whose_lines_were_apart_at_first_is_folded_whole(shop, clock):
+    """The refund and the renewal came before the sale that links them."""
+    more = {"product": "G-TEAM==", "recurrence": "monthly"}
+    shop.refund("s1")
+    shop.ping(sale_ping("s2", "ann@example.com", is_recurring_charge="true", subscription_id="sub", **more))
+    shop.sale("s1", subscription_id="sub", **more)
+    assert [record["inactive_reason"] for record in shop.licenses().values()] == ["refunded"]
+    assert list(audit_of(shop).verify()) == []
 
 
 def test_usage_is_no_matter_for_the_books(kept):

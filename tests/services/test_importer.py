@@ -206,6 +206,7 @@ def test_a_purchase_of_two_keys_is_paid_once(importing):
     found = importing.shop.licenses()
     assert (found["OLD-1"]["expiry_date"], found["OLD-1"].get("max_devices", 1)) == ("2027-01-01T00:00:00Z", 1)
     assert (found["OLD-2"]["expiry_date"], found["OLD-2"]["max_devices"]) == (None, 5)
+    assert (found["OLD-1"]["product_id"], found["OLD-2"]["product_id"]) == ("wave", "wave")
 
 
 def test_later_webhooks_find_an_imported_purchase(importing):
