@@ -182,7 +182,7 @@ class _CaseWriter:
         return case
 
     def _lines_of(self, old: OldLicense) -> list[OldPurchase]:
-        """The lines that name this license's key or sale. A charge that bought several licenses is paid with the first."""
+        """The lines that name this license's key or sale. What bought several licenses is paid with the first one."""
         names = [old.license_key, *([f"sale\0{old.sale_id}"] if old.sale_id else [])]
         places = sorted({place for name in names for place in self._by_name.get(name, ())})
         unpaid = {"price": None, "currency": None}

@@ -9,34 +9,18 @@ from typing import Any
 
 import msgspec
 
-from server.domain import keys
-from server.domain.catalogue import Catalogue, Product
+from server.domain.catalogue import Product
 from server.domain.fold import blocking
-from server.domain.license import Claim, Code, Device, DeviceEvent, DeviceLine, License, judge, recent_moves
+from server.domain.license import Claim, DeviceEvent, DeviceLine, License
 from server.domain.purchase import Entry, EventKind, Grant, PurchaseEvent
 from server.errors import Conflict, NotFound, Unprocessable
 from server.services.catalogue_file import CatalogueFile
 from server.services.fulfilment import Fulfilment
+from server.services.seats import Seats, Verdict
 from server.storage.base import Store
 
 OWNER = "owner"
 FOR_LIFE = -1  # as duration_days: whatever the product's duration is
-
-
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to a validation: a value, not an exception. `activated` tells that a seat was taken just now."""
-
-    code: Code
-    key: str | None = None
-    license: License | None = None
-    product: Product | None = None
-    features: list[str] = []
-    device: Device | None = None
-    activated: bool = False
-
-    @property
-    def valid(self) -> bool:
-        return self.code is Code.VALID
 
 
 class LicenseManager:
@@ -44,130 +28,23 @@ class LicenseManager:
         self, store: Store, catalogue: CatalogueFile, fulfilment: Fulfilment, clock: Callable[[], datetime]
     ) -> None:
         self.store, self._catalogue, self._fulfilment, self._clock = store, catalogue, fulfilment, clock
+        self.seats = Seats(store, catalogue, clock)
 
-    # ------------------------------------------------------------------------------------------------ desktop apps
     def validate(self, license_key: str, claim: Claim) -> Verdict:
-        """The verdict on a key. A new device takes a free seat unless `claim.bind` is false; a repeat takes none.
-
-        Raises StorageUnavailable only where a seat has to be written and cannot be.
-        """
-        now, catalogue = self._clock(), self._catalogue.current()
-        key, license = self._read_key(license_key, catalogue)
-        license = license.at(now) if license else None
-        code = judge(license, claim, catalogue, now)
-        if code is not Code.VALID or license is None:
-            return self._verdict(code, key, license, catalogue)
-        if claim.hardware_id is not None and not license.knows(claim.hardware_id):
-            return self._bind(key, claim, catalogue, now)
-        self.store.count_usage(key, now)
-        return self._verdict(code, key, license, catalogue, device=self._device(key, license, claim.hardware_id))
+        return self.seats.validate(license_key, claim)
 
     def activate(self, license_key: str, claim: Claim) -> Verdict:
-        return self.validate(license_key, msgspec.structs.replace(claim, bind=True))
+        return self.seats.activate(license_key, claim)
 
     def deactivate(self, license_key: str, hardware_id: str) -> Verdict:
-        """Free the device's seat; again and again with the same answer."""
-        now, catalogue = self._clock(), self._catalogue.current()
-        key, license = self._read_key(license_key, catalogue)
-        if license is not None and license.knows(hardware_id):
-            with self.store.transaction() as books:
-                license = self.store.find_license(key) or license
-                if license.knows(hardware_id):
-                    books.append_devices(
-                        [
-                            DeviceLine(
-                                timestamp=now,
-                                event=DeviceEvent.DEACTIVATION,
-                                license_key=key,
-                                hardware_id=hardware_id,
-                            )
-                        ]
-                    )
-                    license = self.store.find_license(key)
-        license = license.at(now) if license else None
-        return self._verdict(judge(license, Claim(), catalogue, now), key, license, catalogue)
-
-    def _bind(self, key: str, claim: Claim, catalogue: Catalogue, now: datetime) -> Verdict:
-        """Take a seat: judged again under the lock, where nobody else can take the same one."""
-        assert claim.hardware_id is not None
-        with self.store.transaction() as books:
-            license = self.store.find_license(key)
-            license = license.at(now) if license else None
-            code = judge(license, claim, catalogue, now)
-            activated = False
-            if code is Code.VALID and license is not None and not license.knows(claim.hardware_id):
-                if recent_moves(self.store.device_lines(key), now) >= self._moves(license, catalogue):
-                    code = Code.TOO_MANY_MACHINES
-                else:
-                    line = DeviceLine(
-                        timestamp=now,
-                        event=DeviceEvent.ACTIVATION,
-                        license_key=key,
-                        hardware_id=claim.hardware_id,
-                        device_name=claim.device_name,
-                    )
-                    books.append_devices([line])
-                    activated = True
-                    license = self.store.find_license(key)
-                    license = license.at(now) if license else None
-        if code is not Code.VALID or license is None:
-            return self._verdict(code, key, license, catalogue)
-        self.store.count_usage(key, now)
-        device = self._device(key, license, claim.hardware_id)
-        return self._verdict(code, key, license, catalogue, device=device, activated=activated)
-
-    def _moves(self, license: License, catalogue: Catalogue) -> int:
-        product = catalogue.find(license.product_id)
-        per_seat = product.device_moves if product else Product(name="").device_moves
-        return per_seat * license.max_devices
-
-    def _device(self, key: str, license: License, hardware_id: str | None) -> Device | None:
-        """The device as it is bound; only the device log knows since when the first one is."""
-        if hardware_id is None:
-            return None
-        for device in license.devices:
-            if device.hardware_id == hardware_id:
-                return device
-        lines = [line for line in self.store.device_lines(key) if line.hardware_id == hardware_id]
-        bound_at = lines[-1].timestamp if lines else license.created_date
-        return Device(hardware_id, license.device_name, bound_at)
-
-    def _verdict(
-        self,
-        code: Code,
-        key: str,
-        license: License | None,
-        catalogue: Catalogue,
-        device: Device | None = None,
-        activated: bool = False,
-    ) -> Verdict:
-        if license is None:
-            return Verdict(code=code)
-        product = catalogue.find(license.product_id)
-        features = catalogue.features(product, license.tier, license.features)
-        return Verdict(
-            code=code,
-            key=key,
-            license=license,
-            product=product,
-            features=features,
-            device=device,
-            activated=activated,
-        )
-
-    def _read_key(self, typed: str, catalogue: Catalogue) -> tuple[str, License | None]:
-        """The license that a typed key means: an exact match goes before the forgiving one."""
-        for key in keys.readings(typed, catalogue.prefixes):
-            if license := self.store.find_license(key):
-                return key, license
-        return typed, None
+        return self.seats.deactivate(license_key, hardware_id)
 
     # ------------------------------------------------------------------------------------------------ the owner
     def get(self, name: str) -> tuple[str, License]:
         """Key and license of a key, as typed, or of a public id. Raises NotFound."""
         found = self.store.find_by_id(name) if is_license_id(name) else None
         if found is None:
-            key, license = self._read_key(name, self._catalogue.current())
+            key, license = self.seats.read_key(name)
             if license is None:
                 raise NotFound("there is no such license")
             found = key, license

@@ -10,7 +10,7 @@ from flask import Blueprint, Response
 
 from server.domain.keys import license_id
 from server.domain.license import DETAIL, Claim
-from server.services.license_manager import Verdict
+from server.services.seats import Verdict
 from server.web.responses import answer, body_of
 from server.web.services import services
 

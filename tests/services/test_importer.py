@@ -288,13 +288,15 @@ def test_a_second_import_writes_nothing(importing):
         [sale(), sale(event="refund"), sale(event="renewal", sale_id="G1b")],
     )
     assert importing.two_files(*files) == 2
-    before, lines, devices = importing.shop.licenses(), importing.shop.ledger(), len(importing.shop.ledger())
+    before, lines = importing.shop.licenses(), importing.shop.ledger()
+    activity = (importing.shop.folder / "activity.jsonl").read_bytes()
     importing.shop.clock.forward(days=3)
     assert importing.two_files(*files) == 0
     assert (importing.plan.new, importing.plan.known) == (0, 2)
     assert importing.shop.ledger() == lines
     assert importing.shop.licenses() == before
-    assert devices == 5
+    assert (importing.shop.folder / "activity.jsonl").read_bytes() == activity
+    assert len(lines) == 5
 
 
 @pytest.mark.parametrize("fails_at", [1, 2, 3, 4])

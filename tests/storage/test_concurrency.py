@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from server.domain.license import Claim, Code
-from server.services.license_manager import LicenseManager, Verdict
+from server.services.license_manager import LicenseManager
+from server.services.seats import Verdict
 from server.storage import durable
 from server.storage.flatfile import FlatFileStore
 from tests.storage.backroom import BackRoom, chain, counted, device_line, from_logs, records, room_for, written

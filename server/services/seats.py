@@ -1,0 +1,142 @@
+"""Seats: the verdict on a key for a device, and taking and freeing the device's seat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+import msgspec
+
+from server.domain import keys
+from server.domain.catalogue import Catalogue, Product
+from server.domain.license import Claim, Code, Device, DeviceEvent, DeviceLine, License, judge, recent_moves
+from server.services.catalogue_file import CatalogueFile
+from server.storage.base import Store
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a validation: a value, not an exception. `activated` tells that a seat was taken just now."""
+
+    code: Code
+    key: str | None = None
+    license: License | None = None
+    product: Product | None = None
+    features: list[str] = []
+    device: Device | None = None
+    activated: bool = False
+
+    @property
+    def valid(self) -> bool:
+        return self.code is Code.VALID
+
+
+class Seats:
+    """All that a desktop app may ask. Every verb reads without a lock; only a seat that changes hands goes through one.
+
+    Raises StorageUnavailable only where a seat has to be written and cannot be: that never means "invalid".
+    """
+
+    def __init__(self, store: Store, catalogue: CatalogueFile, clock: Callable[[], datetime]) -> None:
+        self._store, self._catalogue, self._clock = store, catalogue, clock
+
+    def validate(self, license_key: str, claim: Claim) -> Verdict:
+        """The verdict on a key. A new device takes a free seat unless `claim.bind` is false; a repeat takes none."""
+        now, catalogue = self._clock(), self._catalogue.current()
+        key, license = self._read(license_key, catalogue)
+        code = judge(license, claim, catalogue, now)
+        if license is not None and code is Code.VALID:
+            if claim.hardware_id is not None and not license.knows(claim.hardware_id):
+                return self._take_seat(key, claim, catalogue, now)
+            self._store.count_usage(key, now)
+        return self._verdict(catalogue, code, key, license, claim.hardware_id)
+
+    def activate(self, license_key: str, claim: Claim) -> Verdict:
+        return self.validate(license_key, msgspec.structs.replace(claim, bind=True))
+
+    def deactivate(self, license_key: str, hardware_id: str) -> Verdict:
+        """Free the device's seat; again and again with the same answer."""
+        now, catalogue = self._clock(), self._catalogue.current()
+        key, license = self._read(license_key, catalogue)
+        if license is not None and license.knows(hardware_id):
+            with self._store.transaction() as books:
+                license = self._find(key)
+                if license is not None and license.knows(hardware_id):
+                    freed = DeviceEvent.DEACTIVATION
+                    books.append_devices(
+                        [DeviceLine(timestamp=now, event=freed, license_key=key, hardware_id=hardware_id)]
+                    )
+                    license = self._find(key)
+        return self._verdict(catalogue, judge(license, Claim(), catalogue, now), key, license)
+
+    def read_key(self, typed: str) -> tuple[str, License | None]:
+        """The license that a typed key means, as it is now: an exact match goes before the forgiving one."""
+        return self._read(typed, self._catalogue.current())
+
+    def _read(self, typed: str, catalogue: Catalogue) -> tuple[str, License | None]:
+        for key in keys.readings(typed, catalogue.prefixes):
+            if license := self._find(key):
+                return key, license
+        return typed, None
+
+    def _find(self, key: str) -> License | None:
+        license = self._store.find_license(key)
+        return license.at(self._clock()) if license else None
+
+    def _take_seat(self, key: str, claim: Claim, catalogue: Catalogue, now: datetime) -> Verdict:
+        """Judged again under the lock, where nobody else can take the same seat."""
+        assert claim.hardware_id is not None
+        activated = False
+        with self._store.transaction() as books:
+            license = self._find(key)
+            code = judge(license, claim, catalogue, now)
+            if code is Code.VALID and license is not None and not license.knows(claim.hardware_id):
+                if recent_moves(self._store.device_lines(key), now) >= self._moves(license, catalogue):
+                    code = Code.TOO_MANY_MACHINES
+                else:
+                    line = DeviceLine(
+                        timestamp=now,
+                        event=DeviceEvent.ACTIVATION,
+                        license_key=key,
+                        hardware_id=claim.hardware_id,
+                        device_name=claim.device_name,
+                    )
+                    books.append_devices([line])
+                    activated, license = True, self._find(key)
+        if code is Code.VALID:
+            self._store.count_usage(key, now)
+        return self._verdict(catalogue, code, key, license, claim.hardware_id, activated)
+
+    def _moves(self, license: License, catalogue: Catalogue) -> int:
+        """How many new devices this license may take in the window."""
+        product = catalogue.find(license.product_id) or Product(name="")
+        return product.device_moves * license.max_devices
+
+    def _verdict(
+        self,
+        catalogue: Catalogue,
+        code: Code,
+        key: str,
+        license: License | None,
+        hardware_id: str | None = None,
+        activated: bool = False,
+    ) -> Verdict:
+        if license is None:
+            return Verdict(code=code)
+        product = catalogue.find(license.product_id)
+        return Verdict(
+            code=code,
+            key=key,
+            license=license,
+            product=product,
+            features=catalogue.features(product, license.tier, license.features),
+            device=self._device(key, license, hardware_id) if hardware_id and code is Code.VALID else None,
+            activated=activated,
+        )
+
+    def _device(self, key: str, license: License, hardware_id: str) -> Device:
+        """The device as it is bound; only the device log knows since when the first one is."""
+        for device in license.devices:
+            if device.hardware_id == hardware_id:
+                return device
+        lines = [line for line in self._store.device_lines(key) if line.hardware_id == hardware_id]
+        return Device(hardware_id, license.device_name, lines[-1].timestamp if lines else license.created_date)
