@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -162,6 +163,52 @@ def test_many_sales_among_many_kills_are_issued_once():
     sales = [f"s{number}" for number in range(4000)]
     with room_for() as folder:
         assert deliver_among_kills(folder, sales, 8) > 8
+
+
+def deliver_by_threads(folder: Path) -> None:
+    """Workers with threads: the threads of a process share its locks, and one must not let go of another's."""
+    BackRoom(folder)
+
+    def work(tell: Tell) -> None:
+        room = BackRoom(folder)
+
+        def deliver(number: int) -> None:
+            for sale_id in random.Random(number).sample(SALES, 60):
+                sold.append([sale_id, room.sell(sale_id)])
+
+        sold: list[list[str]] = []
+        threads = [threading.Thread(target=deliver, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        tell(sold)
+
+    told = [pair for ((sold),) in together([work] * 3) for pair in sold]
+    assert len(told) == 3 * 4 * 60
+    keys = dict(told)
+    assert all(keys[sale_id] == key for sale_id, key in told)
+    lines = chain(folder / "purchases.jsonl")
+    assert Counter(line["sale_id"] for line in lines) == dict.fromkeys(keys, 1)
+    assert set(records(BackRoom(folder).store)) == set(keys.values())
+
+
+def test_threads_of_several_workers_issue_each_sale_once():
+    with room_for() as folder:
+        deliver_by_threads(folder)
+
+
+def test_mutant_threads_that_let_go_of_each_others_lock_are_caught(monkeypatch):
+    class Nothing:
+        def acquire(self, timeout: float) -> bool:
+            return True
+
+        def release(self) -> None:
+            pass
+
+    nothing = property(lambda self: Nothing(), lambda self, mutex: None)
+    monkeypatch.setattr(durable.FolderLock, "_mutex", nothing, raising=False)
+    assert is_broken(in_a_room(deliver_by_threads), rounds=10)
 
 
 # ------------------------------------------------------------------------------------------------ seats

@@ -183,8 +183,9 @@ def test_all_ways_to_the_books_of_a_random_history_lead_to_the_same():
 
 
 @pytest.mark.slow
-def test_all_ways_to_the_books_of_ten_thousand_random_histories_lead_to_the_same():
-    assert live_through(range(300, 10_300), 30) > 25_000
+@pytest.mark.parametrize("part", range(10))
+def test_all_ways_to_the_books_of_ten_thousand_random_histories_lead_to_the_same(part):
+    assert live_through(range(300 + part * 1000, 1300 + part * 1000), 30) > 2500
 
 
 def test_a_long_history_comes_to_the_same():
