@@ -62,8 +62,8 @@ def ledger() -> PurchaseAuditLog:
 def filter_options(command: F) -> F:
     options = [
         click.option("--source", help="gumroad, owner, import, ..."),
-        click.option("--event", type=click.Choice(list(EventKind)), metavar="EVENT"),
-        click.option("--outcome", type=click.Choice(list(Outcome)), metavar="OUTCOME"),
+        click.option("--event", type=click.Choice([str(kind) for kind in EventKind]), metavar="EVENT"),
+        click.option("--outcome", type=click.Choice([str(outcome) for outcome in Outcome]), metavar="OUTCOME"),
         click.option("--email"),
         click.option("--product", help="A product's id in products.json."),
         click.option("--key", "license_key", help="A license key."),

@@ -85,6 +85,8 @@ class _Lineage:
     # ------------------------------------------------------------------------------------------- what went wrong
     def blocks(self) -> list[tuple[Reason, Entry]]:
         """Every reason why the license is not active, with the entry that says so; the strongest first."""
+        if len(self.entries) == 1 and self.entries[0] is self.origin:  # most licenses, for all their life
+            return []
         found = [(Reason.REVOKED, entry) for entry in self.of(EventKind.OWNER_REVOKE)]
         found += [(Reason.SUSPENDED, entry) for entry in self.of(EventKind.OWNER_SUSPEND)]
         found += [(Reason.REFUNDED, entry) for entry in self.refunds() if self.hits(entry, self.origin)]

@@ -6,6 +6,7 @@ point, so everything that follows from it (licenses, letters, revenue) is comput
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from datetime import datetime
 from enum import StrEnum
@@ -225,6 +226,7 @@ def event_name(source: str, event_id: str) -> str:
     return f"event\0{source}\0{event_id}"
 
 
+@functools.lru_cache(256)
 def name_hash(name: str) -> int:
     """64 bits of SHA-256. For a license key these are the first 16 digits of its public id."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")

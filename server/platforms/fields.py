@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote_plus
 
 import msgspec
 
@@ -19,15 +19,15 @@ class Fields:
 
     def __init__(self, pairs: list[tuple[str, str]]) -> None:
         self._values = dict(pairs)
-        for name, value in pairs:
-            if "\0" in value or "\0" in name:
-                raise BadRequest(f"{name[:80]!r}: holds a NUL character")
+        if "\0" in "\n".join(self._values.values()) or "\0" in "\n".join(self._values):
+            named = next(name for name, value in pairs if "\0" in name + value)
+            raise BadRequest(f"{named[:80]!r}: holds a NUL character")
 
     @classmethod
     def from_form(cls, body: bytes) -> Fields:
         try:
             text = body.decode("utf-8", "replace")
-            return cls(parse_qsl(text, keep_blank_values=True, max_num_fields=MOST_FIELDS))
+            return cls(_form_pairs(text))
         except ValueError as error:
             raise BadRequest(f"body: {error}") from None
 
@@ -91,8 +91,20 @@ class Fields:
         start = f"{name}["
         return {key[len(start) : -1]: value for key, value in self._values.items() if key.startswith(start)}
 
+    def without(self, names: Iterable[str]) -> Fields:
+        return Fields([(name, value) for name, value in self._values.items() if name not in set(names)])
+
     def as_json(self) -> msgspec.Raw:
         return msgspec.Raw(msgspec.json.encode(self._values))
+
+
+def _form_pairs(text: str) -> list[tuple[str, str]]:
+    """What `parse_qsl` gives, at half its cost: all names and values are decoded in one go, parted by NULs."""
+    if "\0" in text or "%00" in text or text.count("&") >= MOST_FIELDS:
+        return parse_qsl(text, keep_blank_values=True, max_num_fields=MOST_FIELDS)
+    pairs = [pair.partition("=") for pair in text.split("&") if pair]
+    flat = unquote_plus("\0".join(f"{name}\0{value}" for name, _, value in pairs)).split("\0")
+    return list(zip(flat[::2], flat[1::2], strict=False))
 
 
 def _flattened(name: str, value: object) -> Iterator[tuple[str, str]]:

@@ -37,6 +37,7 @@ SHADOWABLE = frozenset(
     "seller_id product_id email price currency quantity sale_id sale_timestamp subscription_id test "
     "is_recurring_charge is_preorder_authorization short_product_id permalink".split()
 )
+IDENTITY = frozenset({"sale_id", "subscription_id", "is_recurring_charge"})
 
 
 class Gumroad(Platform):
@@ -64,8 +65,8 @@ class Gumroad(Platform):
             return [read_unknown(ping)]
         if not _is_sale_shaped(ping):
             return [read_subscription(ping, kind)]
-        if shadowed(ping):
-            return [read_shadowed(ping)]
+        if hidden := hiding(ping, kind):
+            return [read_shadowed(ping, kind, hidden)]
         return read_charge(ping, kind)
 
     def _require_seller(self, ping: Fields) -> None:
@@ -87,10 +88,20 @@ def shadowed(ping: Fields) -> list[str]:
     return sorted(SHADOWABLE & ping.group("custom_fields").keys())
 
 
+def hiding(ping: Fields, kind: EventKind) -> list[str]:
+    """The hidden fields that matter: all at a sale, all but the address at a renewal, else only which sale it is."""
+    hidden = set(shadowed(ping))
+    if kind is not EventKind.SALE:
+        hidden &= IDENTITY
+    elif "is_recurring_charge" not in hidden and ping.flag("is_recurring_charge"):
+        hidden -= {"email"}
+    return sorted(hidden)
+
+
 def read_charge(ping: Fields, kind: EventKind) -> list[PurchaseEvent]:
     """A sale-shaped ping. One that was sent late also tells that its sale is refunded or disputed by now."""
     sale_id, refunded = ping.required("sale_id"), ping.flag("refunded")
-    said = _charge(ping)
+    said = _charge(ping, sale_id)
     if kind is EventKind.REFUND:
         kind = EventKind.REFUND if refunded else EventKind.PARTIAL_REFUND
     if kind is not EventKind.SALE:
@@ -113,9 +124,8 @@ def read_charge(ping: Fields, kind: EventKind) -> list[PurchaseEvent]:
     return events
 
 
-def _charge(ping: Fields) -> PurchaseEvent:
+def _charge(ping: Fields, sale_id: str) -> PurchaseEvent:
     """`price` and `gumroad_fee` are US cents, always; `currency` is only the listing's (ping_notification.rb)."""
-    sale_id = ping.required("sale_id")
     is_recurring = ping.flag("is_recurring_charge")
     subscription_id = ping.text("subscription_id")
     return PurchaseEvent(
@@ -235,18 +245,15 @@ def read_unknown(ping: Fields) -> PurchaseEvent:
     )
 
 
-def read_shadowed(ping: Fields) -> PurchaseEvent:
-    """Held for the owner: fields that decide who gets what may be the buyer's own words."""
-    names = ", ".join(shadowed(ping))
-    return PurchaseEvent(
-        event=EventKind.PENDING,
-        event_id=f"shadowed:{_digest(ping)}",
-        source=Gumroad.name,
-        source_product_id=ping.text("product_id"),
-        product_name=ping.text("product_name"),
-        note=f"your custom field {names} hides Gumroad's own: rename it, and check this sale in Gumroad",
-        raw=ping.as_json(),
-    )
+def read_shadowed(ping: Fields, kind: EventKind, hidden: list[str]) -> PurchaseEvent:
+    """A sale is held for the owner: fields that decide who gets what are the buyer's own words. What is not hidden is
+    kept, so that it can be completed and its refund finds it. Of other events only the note is left."""
+    event_id = f"shadowed:{_digest(ping)}"
+    rest = ping.without(hidden)
+    said = _charge(rest, rest.text("sale_id") or event_id)
+    note = f"your custom field {', '.join(hidden)} hides Gumroad's own: rename it, and check this {kind} in Gumroad"
+    kept = EventKind.PENDING if kind is EventKind.SALE else EventKind.IGNORED
+    return msgspec.structs.replace(said, event=kept, event_id=event_id, note=note)
 
 
 def _is_sale_shaped(ping: Fields) -> bool:

@@ -231,7 +231,7 @@ def _outcome(entry: Entry, before: Licenses, after: Licenses) -> Outcome:
     if entry.event in CHARGES and not entry.grants:
         return Outcome.UNMAPPED
     changes = {_change(entry, before.get(key), license) for key, license in after.items()}
-    strongest = (Outcome.REVOKED, Outcome.SUSPENDED, Outcome.ISSUED, Outcome.EXTENDED, Outcome.REINSTATED)
+    strongest = (Outcome.ISSUED, Outcome.REVOKED, Outcome.SUSPENDED, Outcome.EXTENDED, Outcome.REINSTATED)
     return next((outcome for outcome in strongest if outcome in changes), Outcome.RECORDED)
 
 

@@ -62,7 +62,7 @@ def _alert(entry: Entry, homeless: bool) -> str | None:
 
 def _is_held(entry: Entry) -> bool:
     """Kept for the owner to look at; a preorder is pending too, but only waits for its charge."""
-    return entry.event is EventKind.PENDING and entry.event_id.startswith("shadowed:")
+    return entry.event_id.startswith("shadowed:")
 
 
 def is_lone_renewal(entry: Entry) -> bool:

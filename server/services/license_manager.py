@@ -167,9 +167,8 @@ class LicenseManager:
 
     def transfer(self, name: str, email: str, customer_name: str | None = None) -> Entry:
         """The license goes to another customer; its devices are released."""
-        key, license = self.get(name)
-        new_name = license.customer_name if customer_name is None else customer_name
-        entry = self._owner_says(EventKind.OWNER_TRANSFER, key, email=email, customer_name=new_name)
+        key, _ = self.get(name)
+        entry = self._owner_says(EventKind.OWNER_TRANSFER, key, email=email, customer_name=customer_name or "")
         self.reset_devices(key)
         return entry
 

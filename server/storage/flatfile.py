@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -243,7 +243,7 @@ class FlatFileStore(Store):
             self._remember(entry.names(), entry.identity, offset)
         self._recent_lines += len(entries)
         if folded is not None:
-            self._changed |= {key: self._with_devices(key, license) for key, license in folded.items()}
+            self._take_licenses(folded, {offset for offset, _ in entries})
             return
         done: set[int] = set()
         fresh = dict(entries)
@@ -251,8 +251,15 @@ class FlatFileStore(Store):
             if offset not in done:
                 history = self._history(entry.names(), fresh)
                 done.update(history)
-                for key, license in fold(history.values()).items():
-                    self._changed[key] = self._with_devices(key, license)
+                self._take_licenses(fold(history.values()), fresh)
+
+    def _take_licenses(self, folded: Mapping[str, License], places: Container[int]) -> None:
+        for key, license in folded.items():
+            if key in self._changed or any(place not in places for place in self._places(key)):
+                license = self._with_devices(key, license)
+            else:  # no line before these spoke of it: it need not be looked for in the view
+                self._count += 1
+            self._changed[key] = license
 
     def _apply_devices(self, lines: list[tuple[int, DeviceLine]]) -> None:
         for offset, line in lines:

@@ -42,7 +42,7 @@ def _around_requests(app: Flask, services: Services) -> None:
 
     @app.before_request
     def begin() -> None:
-        given = request.headers.get("X-Request-Id", "")
+        given = request.environ.get("HTTP_X_REQUEST_ID", "")
         g.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         g.began = time.perf_counter()
 

@@ -45,7 +45,10 @@ def _mail_check() -> dict[str, Any]:
     summary = services().outbox.summary()
     dead = summary["dead"]
     trouble = f"{dead} dead letters: scripts/outbox.py list" if dead else summary.get("trouble")
-    return {**summary, **_check(trouble)}
+    told = {**summary, **_check(trouble), "backend": services().settings.email_backend}
+    if trouble is None and told["backend"] == "console":
+        told["detail"] = "letters are printed, not sent: set EMAIL_BACKEND=smtp"
+    return told
 
 
 def _is_time_to_probe() -> bool:

@@ -12,6 +12,7 @@ from server.domain.keys import license_id
 from server.domain.license import License, devices_after
 from server.domain.purchase import Entry
 from server.errors import BadRequest
+from server.services.audit import Filters
 from server.services.license_manager import is_license_id
 from server.web.auth import require_owner
 from server.web.licenses import Email, Name
@@ -52,7 +53,7 @@ class NoteRequest(msgspec.Struct, frozen=True, kw_only=True):
     note: Note | None = None
 
 
-class LicenseQuery(msgspec.Struct, frozen=True, kw_only=True):
+class LicenseQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     email: str | None = None
     product: str | None = None
     status: str | None = None
@@ -185,15 +186,7 @@ def shown_devices(key: str) -> list[Any]:
 
 
 # ---------------------------------------------------------------------------------------------------- the books
-class PurchaseQuery(msgspec.Struct, frozen=True, kw_only=True):
-    source: str | None = None
-    event: str | None = None
-    outcome: str | None = None
-    email: str | None = None
-    product: str | None = None
-    license_key: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
+class PurchaseQuery(Filters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     limit: Page = 50
     cursor: Annotated[int, msgspec.Meta(ge=0)] = 0
 

@@ -71,9 +71,10 @@ def body_of(kind: type[T]) -> T:
 
 
 def query_of(kind: type[T]) -> T:
-    """The query's parameters as a checked value. Raises BadRequest that names the parameter."""
+    """The query's parameters as a checked value; an empty one is none. Raises BadRequest that names the parameter."""
+    given = {name: value for name, value in request.args.items() if value}
     try:
-        return msgspec.convert(request.args.to_dict(), kind, strict=False)
+        return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:
         raise BadRequest(str(error)[:200]) from None
 

@@ -18,6 +18,11 @@ from tests.acceptance.servers import ROOT, Server
 from tests.conftest import sale_ping, subscription_ping
 
 
+CHUNKED = (
+    "POST /api/v1/licenses/validate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+)
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     running = Server(tmp_path / "data").start()
@@ -78,7 +83,7 @@ def test_acknowledged_sales_survive_kill_9(tmp_path):
     for round_ in range(4):
         stop = threading.Event()
 
-        def sell(lane: int, round_: int = round_, stop: threading.Event = stop) -> None:
+        def sell(lane: int, round_: int = round_, stop: threading.Event = stop, server: Server = server) -> None:
             for number in range(200):
                 sale_id = f"s{round_}-{lane}-{number}"
                 try:
@@ -109,7 +114,9 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(server):
     key = server.sale("s1", product="G-TEAM==")
     for number in range(4):
         os.kill(server.workers()[0], signal.SIGKILL)
-        assert server.until(lambda number=number: _try(lambda: server.code(key, hardware_id=f"hw{number % 2}"))) == "VALID"
+        assert (
+            server.until(lambda number=number: _try(lambda: server.code(key, hardware_id=f"hw{number % 2}"))) == "VALID"
+        )
     assert server.sale("s1", product="G-TEAM==") == key
 
 
@@ -126,7 +133,12 @@ def test_a_mail_server_that_never_answers_holds_up_no_sale(tmp_path):
         silent.listen(50)
         port = str(silent.getsockname()[1])
         server = Server(
-            tmp_path / "data", workers=1, EMAIL_BACKEND="smtp", SMTP_HOST="127.0.0.1", SMTP_PORT=port, FROM_EMAIL="a@b.example"
+            tmp_path / "data",
+            workers=1,
+            EMAIL_BACKEND="smtp",
+            SMTP_HOST="127.0.0.1",
+            SMTP_PORT=port,
+            FROM_EMAIL="a@b.example",
         ).start()
         try:
             for number in range(10):
@@ -138,7 +150,7 @@ def test_a_mail_server_that_never_answers_holds_up_no_sale(tmp_path):
 
 def test_a_broken_chunked_body_is_a_400(server):
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
-        head = "POST /api/v1/licenses/validate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        head = CHUNKED
         connection.sendall(head.encode() + b"ZZ\r\nnot a chunk\r\n0\r\n\r\n")
         answered = connection.recv(65536)
     assert answered.startswith(b"HTTP/1.1 400")
@@ -146,7 +158,7 @@ def test_a_broken_chunked_body_is_a_400(server):
 
 def test_a_chunked_body_that_is_too_large_is_a_413(server):
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
-        head = "POST /api/v1/licenses/validate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        head = CHUNKED
         chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
         connection.sendall(head.encode() + chunk * 5 + b"0\r\n\r\n")
         answered = connection.recv(65536)
@@ -165,7 +177,8 @@ def test_the_membership_story_over_four_workers(server):
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("LICENSE_SECRET", ""), ("PORT", "eighty"), ("DATABASE_URL", "postgresql://localhost/x")]
+    ("setting", "value"),
+    [("LICENSE_SECRET", "short"), ("PORT", "eighty"), ("DATABASE_URL", "postgresql://localhost/x")],
 )
 def test_a_wrong_setting_stops_the_start_with_one_line(tmp_path, setting, value):
     server = Server(tmp_path / "data", workers=1, **{setting: value})
@@ -192,7 +205,9 @@ def test_a_damaged_ledger_stops_the_start_and_names_the_line(tmp_path):
 def test_pythonanywhere_takes_the_application_from_wsgi(tmp_path):
     """Its WSGI file lies elsewhere and imports the project by path."""
     server = Server(tmp_path / "data")
-    wsgi_file = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from wsgi import app as application; print(application)"
+    wsgi_file = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from wsgi import app as application; print(application)"
+    )
     done = subprocess.run(
         [os.path.join(os.path.dirname(server.command[0]), "python"), "-c", wsgi_file],
         cwd=tmp_path,

@@ -122,6 +122,8 @@ def test_fulfil_of_one_sale_with_what_the_owner_knows(shop, owner):
     assert (made["outcome"], made["email"]) == ("issued", "ann@example.com")
     record = shop.licenses()[made["license_keys"][0]]
     assert (record["customer_name"], record["product_id"], record["purchase_id"]) == ("Ann", "team", "u1")
+    line = shop.ledger()[-1]
+    assert (line["event"], line["revision"], line["product_id"], line["tier"]) == ("owner_fulfil", 1, "team", "elite")
     again = owner.run("licenses", "fulfil", "u1", code=1)
     assert again.stderr == "keyledger: no sale of the id 'u1' waits for a license\n"
 

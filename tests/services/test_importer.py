@@ -209,8 +209,25 @@ def test_a_purchase_of_two_keys_is_paid_once(importing):
     assert (found["OLD-1"]["product_id"], found["OLD-2"]["product_id"]) == ("wave", "wave")
 
 
+def test_an_older_charge_changes_neither_date_nor_sale_of_the_license(importing):
+    old = record(created_date="2025-06-01T00:00:00Z", purchase_id="G5")
+    importing.two_files({"OLD-1": old}, [sale(sale_id="G4"), sale(sale_id="G5", timestamp="2025-06-01T00:00:00Z")])
+    assert importing.shop.licenses()["OLD-1"] == old | {"product_id": "wave"}
+    assert importing.shop.services.audit.get_purchase_stats()["gross_revenue"] == {"usd": "59.98"}
+
+
+def test_a_renewal_finds_an_imported_subscription(importing):
+    old = record(expiry_date="2026-12-05T00:00:00Z", product_id="team")
+    importing.two_files({"OLD-1": old}, [sale(subscription_id="sub-1")])
+    renewal = {"is_recurring_charge": "true", "subscription_id": "sub-1", "recurrence": "monthly"}
+    when = "2026-12-05T00:00:00Z"
+    told = importing.shop.ping(sale_ping("G2", "ann@example.com", "G-TEAM==", sale_timestamp=when, **renewal))
+    assert (told["outcome"], told["license_keys"]) == ("extended", ["OLD-1"])
+    assert importing.shop.licenses()["OLD-1"]["expiry_date"] == "2027-01-05T00:00:00Z"
+
+
 def test_later_webhooks_find_an_imported_purchase(importing):
-    importing.two_files({"OLD-1": record()}, [sale(subscription_id="sub-1")])
+    importing.two_files({"OLD-1": record()}, [sale()])
     shop = importing.shop
     assert shop.sale("G1") == "OLD-1"
     assert shop.refund("G1")["license_keys"] == ["OLD-1"]
@@ -259,6 +276,13 @@ def test_a_license_that_was_active_stays_active_whatever_was_refunded(importing)
 
 def test_one_of_two_licenses_of_a_sale_may_be_inactive(importing):
     importing.two_files({"OLD-1": record(), "OLD-2": record(is_active=False)}, [sale(license_keys=["OLD-1", "OLD-2"])])
+    assert (importing.shop.code("OLD-1"), importing.shop.code("OLD-2")) == ("VALID", "SUSPENDED")
+
+
+@pytest.mark.parametrize("reason", ["refunded", "chargeback", "ended"])
+def test_what_stopped_one_license_of_a_sale_does_not_stop_the_other(importing, reason):
+    licenses = {"OLD-1": record(), "OLD-2": record(is_active=False, inactive_reason=reason)}
+    importing.two_files(licenses)
     assert (importing.shop.code("OLD-1"), importing.shop.code("OLD-2")) == ("VALID", "SUSPENDED")
 
 

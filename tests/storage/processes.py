@@ -94,19 +94,23 @@ def children(works: Iterable[Callable[[Tell], None]]) -> Iterator[list[Child]]:
             child.kill()
 
 
-def together(works: Iterable[Callable[[Tell], None]]) -> list[list[Any]]:
-    """What each of these processes tells; they all begin at the same moment, when all are there."""
+def together(works: Iterable[Callable[[Tell, Callable[[], None]], None]]) -> list[list[Any]]:
+    """What each of these processes tells. Each calls `begin` when it is ready; that comes back when all are there."""
     gate, opener = os.pipe()
 
-    def waiting(work: Callable[[Tell], None]) -> Callable[[Tell], None]:
-        def begin(tell: Tell) -> None:
-            os.close(opener)
-            os.read(gate, 1)  # comes back when the last one who holds the other end lets go of it
-            work(tell)
+    def waiting(work: Callable[[Tell, Callable[[], None]], None]) -> Callable[[Tell], None]:
+        def run(tell: Tell) -> None:
+            def begin() -> None:
+                tell("ready")
+                os.read(gate, 1)  # comes back when the last one who holds the other end lets go of it
 
-        return begin
+            os.close(opener)
+            work(tell, begin)
+
+        return run
 
     with children(waiting(work) for work in works) as started:
+        assert [child.hear() for child in started] == ["ready"] * len(started)
         os.close(opener)
         os.close(gate)
         told = [child.told() for child in started]

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from server.domain.license import Claim, Code
-from server.services.license_manager import LicenseManager
-from server.services.seats import Verdict
+from server.services.seats import Seats, Verdict
 from server.storage import durable
 from server.storage.flatfile import FlatFileStore
 from tests.storage.backroom import BackRoom, chain, counted, device_line, from_logs, records, room_for, written
@@ -23,6 +22,8 @@ from tests.storage.processes import Child, Killer, Tell, together
 
 SALES = [f"s{number}" for number in range(200)]
 WORKERS = 4
+Begin = Callable[[], None]
+Work = Callable[[Tell, Begin], None]
 
 
 def opened_before(folder: Path) -> Callable[[], BackRoom]:
@@ -41,9 +42,10 @@ def deliver_at_once(folder: Path, opening: Callable[[Path], Callable[[], BackRoo
     """Every worker delivers every sale, each in an order of its own, and now and then tidies."""
     open_room = opening(folder)
 
-    def worker(number: int) -> Callable[[Tell], None]:
-        def work(tell: Tell) -> None:
+    def worker(number: int) -> Work:
+        def work(tell: Tell, begin: Begin) -> None:
             room = open_room()
+            begin()
             for sale_id in random.Random(number).sample(SALES, len(SALES)):
                 tell([sale_id, room.sell(sale_id)])
                 if number == 0:
@@ -103,12 +105,12 @@ def test_mutant_no_lock_is_caught(monkeypatch):
 
 def test_mutant_no_look_for_the_event_is_caught(monkeypatch):
     monkeypatch.setattr(FlatFileStore, "find_event", lambda self, identity: None)
-    assert is_broken(in_a_room(deliver_at_once, opened_after), rounds=1)
+    assert is_broken(in_a_room(deliver_at_once, opened_after))
 
 
 def test_mutant_deciding_before_catching_up_is_caught(monkeypatch):
     monkeypatch.setattr(FlatFileStore, "_look", lambda self: None)
-    assert is_broken(in_a_room(deliver_at_once, opened_after), rounds=1)
+    assert is_broken(in_a_room(deliver_at_once, opened_after))
 
 
 def test_mutant_a_lock_that_a_fork_inherits_is_caught(monkeypatch):
@@ -126,7 +128,7 @@ def test_mutant_a_lock_that_a_fork_inherits_is_caught(monkeypatch):
 def deliver_among_kills(folder: Path, sales: list[str], workers: int) -> int:
     """Workers are killed at chance moments and started again until each has delivered all; how many died."""
 
-    def slot(number: int) -> Callable[[Tell], None]:
+    def slot(number: int) -> Work:
         def deliver(tell: Tell) -> None:
             Killer(chance.randrange(600), chance.choice(("before", "after", "middle")), chance.random()).install()
             room = BackRoom(folder)
@@ -134,8 +136,9 @@ def deliver_among_kills(folder: Path, sales: list[str], workers: int) -> int:
                 tell([sale_id, room.sell(sale_id)])
                 room.store.tidy()
 
-        def supervise(tell: Tell) -> None:
+        def supervise(tell: Tell, begin: Begin) -> None:
             died = 0
+            begin()
             while (child := Child(deliver)).told() and child.status:
                 died += 1
                 chance.random()
@@ -169,14 +172,15 @@ def deliver_by_threads(folder: Path) -> None:
     """Workers with threads: the threads of a process share its locks, and one must not let go of another's."""
     BackRoom(folder)
 
-    def work(tell: Tell) -> None:
+    def work(tell: Tell, begin: Begin) -> None:
         room = BackRoom(folder)
 
         def deliver(number: int) -> None:
-            for sale_id in random.Random(number).sample(SALES, 60):
-                sold.append([sale_id, room.sell(sale_id)])
+            mine = random.Random(number).sample(SALES, 200)
+            sold.extend([sale_id, room.sell(sale_id)] for sale_id in mine)
 
         sold: list[list[str]] = []
+        begin()
         threads = [threading.Thread(target=deliver, args=(number,)) for number in range(4)]
         for thread in threads:
             thread.start()
@@ -185,7 +189,7 @@ def deliver_by_threads(folder: Path) -> None:
         tell(sold)
 
     told = [pair for ((sold),) in together([work] * 3) for pair in sold]
-    assert len(told) == 3 * 4 * 60
+    assert len(told) == 3 * 4 * 200
     keys = dict(told)
     assert all(keys[sale_id] == key for sale_id, key in told)
     lines = chain(folder / "purchases.jsonl")
@@ -229,9 +233,10 @@ def activate_at_once(folder: Path, opening: Callable[[Path], Callable[[], BackRo
     keys = [shop.sell(f"s{number}", "G-TEAM") for number in range(12)]
     open_room = opening(folder)
 
-    def worker(number: int) -> Callable[[Tell], None]:
-        def work(tell: Tell) -> None:
+    def worker(number: int) -> Work:
+        def work(tell: Tell, begin: Begin) -> None:
             room = open_room()
+            begin()
             for key in keys:
                 for device in range(20):
                     name = f"pc-{number}-{device}"
@@ -259,12 +264,12 @@ def test_activations_by_all_workers_at_once_take_each_seat_once(opening):
 
 
 def test_mutant_a_seat_that_is_judged_before_the_lock_is_caught(monkeypatch):
-    def bind(self: LicenseManager, key: str, claim: Claim, catalogue: Any, now: Any) -> Verdict:
-        with self.store.transaction() as books:
+    def take_seat(self: Seats, key: str, claim: Claim, catalogue: Any, now: Any) -> Verdict:
+        with self._store.transaction() as books:
             books.append_devices([device_line(key, claim.hardware_id)])
         return Verdict(code=Code.VALID)
 
-    monkeypatch.setattr(LicenseManager, "_bind", bind)
+    monkeypatch.setattr(Seats, "_take_seat", take_seat)
     assert is_broken(in_a_room(activate_at_once, opened_after), rounds=10)
 
 
@@ -272,9 +277,10 @@ def come_and_go(folder: Path) -> None:
     """Devices that take a seat where one is free and give it back."""
     key = BackRoom(folder).sell("s1", "G-TEAM")
 
-    def worker(number: int) -> Callable[[Tell], None]:
-        def work(tell: Tell) -> None:
+    def worker(number: int) -> Work:
+        def work(tell: Tell, begin: Begin) -> None:
             room = BackRoom(folder)
+            begin()
             for turn in range(40):
                 name = f"pc-{number}-{turn}"
                 if room.licenses.activate(key, Claim(hardware_id=name)).valid:
@@ -307,8 +313,9 @@ def test_validations_of_all_workers_are_counted():
     with room_for() as folder:
         key = BackRoom(folder).sell("s1")
 
-        def work(tell: Tell) -> None:
+        def work(tell: Tell, begin: Begin) -> None:
             room = BackRoom(folder)
+            begin()
             for turn in range(40):
                 tell(room.code(key))
                 if turn % 8 == 7:

@@ -243,6 +243,22 @@ def test_a_custom_field_that_hides_a_real_one_holds_the_sale_for_the_owner(shop)
     assert "email" in shop.ledger()[0]["note"]
 
 
+def test_a_hidden_address_holds_neither_renewals_nor_refunds(shop):
+    key = shop.sale("s1", product="G-TEAM==", **FIRST)
+    hidden = {"custom_fields[email]": "x"}
+    renewed = shop.ping(sale_ping("s2", "x", "G-TEAM==", **RENEWAL, **hidden))
+    assert renewed["outcome"] == "extended"
+    refunded = shop.refund("s1", product_id="G-TEAM==", **FIRST, **hidden)
+    assert (refunded["outcome"], shop.code(key)) == ("revoked", "SUSPENDED")
+
+
+def test_a_refund_whose_sale_is_hidden_goes_to_the_owner_and_touches_nothing(shop):
+    key = shop.sale("s1")
+    told = shop.refund("s1", **{"custom_fields[sale_id]": "s1"})
+    assert (told["outcome"], shop.code(key)) == ("ignored", "VALID")
+    assert "sale_id" in shop.ledger()[-1]["note"]
+
+
 def test_an_unknown_event_is_recorded_and_answered(shop):
     assert shop.ping(sale_ping("s1", "ann@example.com", resource="moon_landing"))["outcome"] == "ignored"
     assert shop.ledger()[0]["event"] == "ignored"

@@ -175,3 +175,48 @@ def test_create_license_is_the_documented_entry(shop):
     assert (
         manager.renew(manager.create_license("b@example.com", "B", None, {"product_id": "team"})).outcome == "extended"
     )
+
+
+def test_the_purchases_are_told_newest_first_page_by_page(shop):
+    for number in range(5):
+        shop.sale(f"s{number}")
+    shop.refund("s0")
+    first = shop.owner("GET", "/purchases?limit=4").json
+    assert [row["event_id"] for row in first["purchases"]] == [
+        "s0:refund:true",
+        "s4:sale:false",
+        "s3:sale:false",
+        "s2:sale:false",
+    ]
+    rest = shop.owner("GET", f"/purchases?limit=4&cursor={first['next_cursor']}").json
+    assert ([row["sale_id"] for row in rest["purchases"]], rest["next_cursor"]) == (["s1", "s0"], None)
+    assert [row["event"] for row in shop.owner("GET", "/purchases?event=refund&source=&email=").json["purchases"]] == [
+        "refund"
+    ]
+    assert "raw" not in rest["purchases"][0]
+
+
+def test_the_stats_count_each_sale_once_and_no_refund(shop):
+    shop.sale("s1")
+    shop.ping(sale_ping("s1", "ann@example.com", retry_count=1))
+    shop.sale("s2")
+    shop.sale("s3", test="true")
+    shop.refund("s2")
+    stats = shop.owner("GET", "/stats").json
+    assert (stats["total_purchases"], stats["total_revenue"]) == (2, {"usd": "29.99"})
+
+
+@pytest.mark.parametrize("path", ["/licenses?emial=x", "/purchases?emial=x"])
+def test_a_mistyped_filter_is_named_and_not_ignored(shop, path):
+    answered = shop.owner("GET", path)
+    assert (answered.status_code, "emial" in answered.json["errors"][0]["detail"]) == (400, True)
+
+
+def test_a_transferred_license_forgets_its_first_customer(shop):
+    key = shop.sale("s1", full_name="Ann Lee")
+    told = shop.owner("POST", f"/licenses/{key}/transfer", {"email": "eve@example.com"}).json
+    assert (told["email"], told["customer_name"]) == ("eve@example.com", "")
+
+
+def test_a_reissue_says_that_it_issued(shop):
+    assert shop.owner("POST", f"/licenses/{shop.sale('s1')}/reissue").json["outcome"] == "issued"
