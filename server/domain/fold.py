@@ -8,7 +8,7 @@ by their own counterpart alone, whenever it comes. What an entry decided is read
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -19,6 +19,7 @@ _STOPS = {
     EventKind.PAYMENT_FAILED: Reason.PAYMENT_FAILED,
     EventKind.SUBSCRIPTION_ENDED: Reason.ENDED,
 }
+_LEEWAY = timedelta(days=3)  # between a platform's end of a period and ours
 _RESTARTS = frozenset({EventKind.UNCANCELLATION, EventKind.SUBSCRIPTION_RESTARTED})
 
 
@@ -63,9 +64,10 @@ class _Lineage:
             self.keys.append(replaced[self.keys[-1]])
         owned = [e for e in live if e.event not in DECISIONS or set(self.keys) & set(e.license_keys)]
         overridden = {event_id for entry in owned for event_id in entry.overrides}
-        self.entries = [e for e in owned if e.event_id not in overridden or e.event in CHARGES]
         self.others = set(_roots(live)) - set(self.keys)
         self.origin = next(e for e in live if e.event in ISSUING and any(g.license_key == root for g in e.grants))
+        counted = [e for e in owned if self.origin.is_test or not e.is_test]  # a test never touches a real license
+        self.entries = [e for e in counted if e.event_id not in overridden or e.event in CHARGES]
         self.first = next(g for g in self.origin.grants if g.license_key == root)
         self.charges = [e for e in self.entries if e.event in CHARGES and self.grant_in(e)]
 
@@ -111,8 +113,7 @@ class _Lineage:
     def lifted(self, stop: Entry) -> bool:
         """Whether a later charge or restart undid a failed payment, an end or a cancellation.
 
-        A cancellation without a moment of its own only says when the paid period ends: any restart undoes it, and a
-        charge only when it is for the time after that.
+        A charge undoes what took effect before it; for restarts see `undone_by`.
         """
         if stop.event is EventKind.SUBSCRIPTION_ENDED and stop.grants:
             return True  # all instalments are paid: an end that gives instead of taking
@@ -121,8 +122,18 @@ class _Lineage:
             return True
         if any(charge.moment > from_when for charge in self.unrefunded()):
             return True
-        restarts = [entry for entry in self.entries if entry.event in _RESTARTS]
-        return any(stop.occurred_at is None or restart.moment >= stop.occurred_at for restart in restarts)
+        return any(self.undone_by(restart, stop) for restart in self.entries if restart.event in _RESTARTS)
+
+    def undone_by(self, restart: Entry, stop: Entry) -> bool:
+        """A cancellation without a moment of its own only says when the license ends. Where that is the end of the
+        period that was paid at the restart, the restart is taken to be later: it gives no more than was paid for.
+        """
+        if stop.occurred_at is not None or stop.effective_at is None:
+            return stop.occurred_at is None or restart.moment >= stop.occurred_at
+        paid = [g.until for c in self.unrefunded() if c.moment <= restart.moment and (g := self.grant_in(c))]
+        known = [until for until in paid if until is not None]
+        is_period_end = len(known) < len(paid) or not known or stop.effective_at >= max(known) - _LEEWAY
+        return restart.moment >= stop.effective_at or is_period_end
 
     # ------------------------------------------------------------------------------------------- what was bought
     def expiry(self) -> tuple[datetime | None, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 import msgspec
@@ -11,6 +11,7 @@ from server.domain.catalogue import Catalogue, Product
 
 DEFAULT_GRACE = 3
 DEFAULT_MOVES = 10
+EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)  # no date of ours lies outside
 MOVES_WINDOW = timedelta(days=90)
 
 
@@ -133,15 +134,18 @@ def devices_after(lines: list[DeviceLine]) -> list[Device]:
     return list(bound.values())
 
 
-def recent_moves(lines: list[DeviceLine], now: datetime) -> int:
-    """How many new devices were bound in the window before `now`; a reset by the owner starts the count anew."""
-    moves = 0
+def recent_devices(lines: list[DeviceLine], now: datetime) -> set[str]:
+    """The devices that were bound in the window before `now`; a reset by the owner starts the count anew.
+
+    A device that comes and goes is one: an app may free its seat whenever it ends.
+    """
+    devices: set[str] = set()
     for line in lines:
         if line.event is DeviceEvent.RESET:
-            moves = 0
-        elif line.event is DeviceEvent.ACTIVATION and line.timestamp > now - MOVES_WINDOW:
-            moves += 1
-    return moves
+            devices.clear()
+        elif line.event is DeviceEvent.ACTIVATION and line.hardware_id and line.timestamp > now - MOVES_WINDOW:
+            devices.add(line.hardware_id)
+    return devices
 
 
 # ---------------------------------------------------------------------------------------------------- the verdict
@@ -200,7 +204,7 @@ def standing(license: License, now: datetime) -> Code:
     """How the license itself stands, whoever asks."""
     if not license.is_active:
         return _STANDING[license.inactive_reason or Reason.SUSPENDED]
-    if license.expiry_date is not None and now > license.expiry_date + timedelta(days=license.grace_days):
+    if license.expiry_date is not None and now - timedelta(days=license.grace_days) > license.expiry_date:
         return Code.EXPIRED
     return Code.VALID
 

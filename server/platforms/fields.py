@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, unquote_plus
 
 import msgspec
 
+from server.domain.license import EARLIEST, LATEST
 from server.errors import BadRequest
 
 MOST_FIELDS = 1000
@@ -82,9 +83,12 @@ class Fields:
             return None
         try:
             found = datetime.fromisoformat(value)
-            return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+            moment = (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
         except (ValueError, OverflowError):
             raise BadRequest(f"{name}: {value[:40]!r} is no date and time") from None
+        if not EARLIEST <= moment <= LATEST:
+            raise BadRequest(f"{name}: {value[:40]!r} is not between {EARLIEST:%Y} and {LATEST:%Y}")
+        return moment
 
     def group(self, name: str) -> dict[str, str]:
         """The members of `name[...]`."""

@@ -43,6 +43,8 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
     event: str | None = None
     outcome: str | None = None
     email: str | None = None
+    sale_id: str | None = None
+    subscription_id: str | None = None
     product: str | None = None
     license_key: str | None = None
     since: datetime | None = None
@@ -57,6 +59,8 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
             (self.source is None or self.source == entry.source)
             and (self.event is None or self.event == entry.event)
             and (self.outcome is None or self.outcome == entry.outcome)
+            and (self.sale_id is None or self.sale_id == entry.sale_id)
+            and (self.subscription_id is None or self.subscription_id == entry.subscription_id)
             and (self.is_test is None or self.is_test == entry.is_test)
             and (self.email is None or _same_address(self.email, entry.email))
             and (self.product is None or self.product in _products(entry))

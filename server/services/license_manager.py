@@ -11,7 +11,7 @@ import msgspec
 
 from server.domain.catalogue import Product
 from server.domain.fold import blocking
-from server.domain.license import Claim, DeviceEvent, DeviceLine, License
+from server.domain.license import LATEST, Claim, DeviceEvent, DeviceLine, License
 from server.domain.purchase import Entry, EventKind, Grant, PurchaseEvent
 from server.errors import Conflict, NotFound, Unprocessable
 from server.services.catalogue_file import CatalogueFile
@@ -21,6 +21,17 @@ from server.storage.base import Store
 
 OWNER = "owner"
 FOR_LIFE = -1  # as duration_days: whatever the product's duration is
+
+
+class _Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """What a decision of the owner says beyond its kind; `tells` is the key it is about from now on."""
+
+    grants: tuple[Grant, ...] = ()
+    overrides: tuple[str, ...] = ()
+    expiry: datetime | None = None
+    email: str | None = None
+    customer_name: str | None = None
+    tells: str | None = None
 
 
 class LicenseManager:
@@ -121,7 +132,7 @@ class LicenseManager:
             return entry
 
     def _same_request(self, seen: Entry, event: PurchaseEvent, product: Product) -> Entry:
-        if (seen.email, seen.product_name) != (event.email, product.name):
+        if (seen.email, seen.customer_name, seen.product_name) != (event.email, event.customer_name, product.name):
             raise Conflict("this purchase was already used for another customer or product", "IDEMPOTENCY_CONFLICT")
         return seen
 
@@ -141,57 +152,64 @@ class LicenseManager:
 
     def extend(self, name: str, days: int | None = None, until: datetime | None = None) -> Entry:
         """Paid through some days more (from today where it has ended), or until a date."""
-        now = self._clock()
-        key, license = self.get(name)
-        if license.expiry_date is None:
-            raise Unprocessable("the license is for life: there is nothing to extend", "LIFETIME")
-        if until is None:
-            if days is None:
-                raise Unprocessable("days or until: one of them is needed")
-            until = max(now, license.expiry_date) + timedelta(days=days)
-        if until <= license.expiry_date:
-            raise Unprocessable(f"until: the license is already paid through {license.expiry_date:%Y-%m-%d}")
-        return self._owner_says(EventKind.OWNER_EXTEND, key, expiry=until)
+        if days is None and until is None:
+            raise Unprocessable("days or until: one of them is needed")
+
+        def terms(key: str, license: License) -> _Terms:
+            if license.expiry_date is None:
+                raise Unprocessable("the license is for life: there is nothing to extend", "LIFETIME")
+            start = max(self._clock(), license.expiry_date)
+            end = until if until is not None else min(start, LATEST) + timedelta(days=days or 0)
+            if end <= license.expiry_date:
+                raise Unprocessable(f"until: the license is already paid through {license.expiry_date:%Y-%m-%d}")
+            if end > LATEST:
+                raise Unprocessable(f"until: no license is paid beyond {LATEST:%Y}; issue one for life instead")
+            return _Terms(expiry=end)
+
+        return self._owner_says(EventKind.OWNER_EXTEND, name, terms)
 
     def suspend(self, name: str, note: str | None = None) -> Entry:
-        return self._owner_says(EventKind.OWNER_SUSPEND, self.get(name)[0], note=note)
+        return self._owner_says(EventKind.OWNER_SUSPEND, name, note=note)
 
     def revoke(self, name: str, note: str | None = None) -> Entry:
-        return self._owner_says(EventKind.OWNER_REVOKE, self.get(name)[0], note=note)
+        return self._owner_says(EventKind.OWNER_REVOKE, name, note=note)
 
     def reinstate(self, name: str, note: str | None = None) -> Entry:
         """Set aside, by their event_ids, all events that keep the license inactive; later ones count again."""
-        key, _ = self.get(name)
-        found = blocking(self.store.history([key]), key)
-        return self._owner_says(EventKind.OWNER_REINSTATE, key, overrides=found, note=note)
+
+        def terms(key: str, license: License) -> _Terms:
+            return _Terms(overrides=blocking(self.store.history([key]), key))
+
+        return self._owner_says(EventKind.OWNER_REINSTATE, name, terms, note)
 
     def transfer(self, name: str, email: str, customer_name: str | None = None) -> Entry:
         """The license goes to another customer; its devices are released."""
-        key, _ = self.get(name)
-        entry = self._owner_says(EventKind.OWNER_TRANSFER, key, email=email, customer_name=customer_name or "")
-        self.reset_devices(key)
+        given = _Terms(email=email, customer_name=customer_name or "")
+        entry = self._owner_says(EventKind.OWNER_TRANSFER, name, lambda key, license: given)
+        self.reset_devices(entry.license_keys[0])
         return entry
 
     def reissue(self, name: str) -> Entry:
         """For a leaked key: the same purchase under a new key, the old key answers BANNED, all devices start anew."""
-        key, license = self.get(name)
+        return self._owner_says(EventKind.OWNER_REISSUE, name, self._replacement)
+
+    def _replacement(self, key: str, license: License) -> _Terms:
         history = self.store.history([key])
-        replaced = {grant.replaces for entry in history for grant in entry.grants}
+        replaced = {grant.replaces for entry in history for grant in entry.grants if grant.replaces}
         if key in replaced:
             raise Conflict("this key was already replaced: reissue the one that is in use", "ALREADY_REISSUED")
         product = self._catalogue.current().find(license.product_id)
-        origin = next(entry for entry in history if any(grant.license_key for grant in entry.grants)).as_event()
         named = product or Product(id=license.product_id or "", name=license.product_id or "")
-        new_key = self._fulfilment.key_for(origin, named, len(replaced - {None}) + 1)
+        origin = next(entry for entry in history if any(grant.license_key for grant in entry.grants)).as_event()
         grant = Grant(
             product_id=license.product_id or "",
-            license_key=new_key,
+            license_key=self._fulfilment.key_for(origin, named, len(replaced) + 1),
             max_devices=license.max_devices,
             until=license.expiry_date,
             grace_days=license.grace_days,
             replaces=key,
         )
-        return self._owner_says(EventKind.OWNER_REISSUE, key, grants=(grant,), tells=new_key)
+        return _Terms(grants=(grant,), tells=grant.license_key)
 
     def reset_devices(self, name: str) -> None:
         """Release all devices; the count of moves starts anew."""
@@ -202,36 +220,32 @@ class LicenseManager:
     def _owner_says(
         self,
         kind: EventKind,
-        key: str,
-        *,
-        grants: tuple[Grant, ...] = (),
-        overrides: tuple[str, ...] = (),
-        expiry: datetime | None = None,
-        tells: str | None = None,
-        email: str | None = None,
-        customer_name: str | None = None,
+        name: str,
+        terms: Callable[[str, License], _Terms] = lambda key, license: _Terms(),
         note: str | None = None,
     ) -> Entry:
-        """A decision of the owner about one license, as a ledger line linked to it by its key."""
+        """A decision of the owner about one license, as a ledger line linked to it by its key.
+
+        `terms` are worked out under the lock, from the license as it is then: two decisions at once are two.
+        """
+        key, _ = self.get(name)
         with self.store.transaction() as books:
-            license = self.store.find_license(key)
+            _, license = self.get(key)
+            said = terms(key, license)
             event = PurchaseEvent(
                 event=kind,
                 event_id=f"{OWNER}:{secrets.token_hex(8)}",
                 source=OWNER,
-                email=email if email is not None else license.email if license else None,
-                customer_name=customer_name
-                if customer_name is not None
-                else license.customer_name
-                if license
-                else None,
+                email=license.email if said.email is None else said.email,
+                customer_name=license.customer_name if said.customer_name is None else said.customer_name,
                 occurred_at=self._after_earlier_decisions(key),
                 note=note,
             )
-            entry = self._fulfilment.decide(event, grants=grants, names=(key,), overrides=overrides, expiry=expiry)
-            entry.product_id = license.product_id if license else None
-            if tells is not None:
-                entry.license_keys = (tells,)
+            entry = self._fulfilment.decide(
+                event, grants=said.grants, names=(key,), overrides=said.overrides, expiry=said.expiry
+            )
+            entry.product_id = license.product_id
+            entry.license_keys = (said.tells or key,)
             books.append([entry])
             return entry
 

@@ -9,7 +9,7 @@ import msgspec
 
 from server.domain import keys
 from server.domain.catalogue import Catalogue, Product
-from server.domain.license import Claim, Code, Device, DeviceEvent, DeviceLine, License, judge, recent_moves
+from server.domain.license import Claim, Code, Device, DeviceEvent, DeviceLine, License, judge, recent_devices
 from server.services.catalogue_file import CatalogueFile
 from server.storage.base import Store
 
@@ -90,7 +90,8 @@ class Seats:
             license = self._find(key)
             code = judge(license, claim, catalogue, now)
             if code is Code.VALID and license is not None and not license.knows(claim.hardware_id):
-                if recent_moves(self._store.device_lines(key), now) >= self._moves(license, catalogue):
+                recent = recent_devices(self._store.device_lines(key), now) - {claim.hardware_id}
+                if len(recent) >= self._moves(license, catalogue):
                     code = Code.TOO_MANY_MACHINES
                 else:
                     line = DeviceLine(

@@ -25,6 +25,7 @@ def make_app(services: Services) -> Flask:
     app = Flask("server.web", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False  # no redirects: they repeat the query, with its secret, to any Host
     app.extensions["keyledger"] = services
     for room in (webhooks, licenses, owner, older, health):
         app.register_blueprint(room.blueprint)

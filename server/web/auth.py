@@ -12,6 +12,8 @@ from server.web.services import services
 
 def require_owner() -> None:
     """Raises NotFound where no ADMIN_API_KEY is set: then there is no such door; Unauthorized for a wrong token."""
+    if request.method == "OPTIONS":
+        return  # a browser asks first, without the token; flask-cors answers
     key = services().settings.admin_api_key
     if key is None:
         raise NotFound("the owner's API is off: set ADMIN_API_KEY")

@@ -8,7 +8,7 @@ from typing import Any
 from flask import Blueprint, Response, current_app
 
 from server import __version__
-from server.web.responses import answer
+from server.web.responses import RETRY_AFTER, answer
 from server.web.services import services
 
 blueprint = Blueprint("health", __name__)
@@ -34,7 +34,10 @@ def health() -> Response:
         "licenses": state.licenses,
         "checks": checks,
     }
-    return answer(body, 503 if state.trouble else 200)
+    response = answer(body, 503 if state.trouble else 200)
+    if state.trouble:
+        response.headers["Retry-After"] = RETRY_AFTER
+    return response
 
 
 def _check(trouble: str | None) -> dict[str, Any]:

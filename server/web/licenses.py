@@ -21,7 +21,10 @@ Key = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=_PLAIN)]
 HardwareId = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=_PLAIN)]
 DeviceName = Annotated[str, msgspec.Meta(max_length=128, pattern=_PLAIN)]
 Nonce = Annotated[str, msgspec.Meta(max_length=128, pattern=_PLAIN)]
-Email = Annotated[str, msgspec.Meta(min_length=3, max_length=254, pattern=r"^[^@\s\x00]+@[^@\s\x00]+$")]
+Email = Annotated[
+    str, msgspec.Meta(min_length=3, max_length=254, pattern=r"^[^@\s\x00-\x1f\x7f]+@[^@\s\x00-\x1f\x7f]+$")
+]
+Text = Annotated[str, msgspec.Meta(max_length=500, pattern=_PLAIN)]
 Name = Annotated[str, msgspec.Meta(max_length=128, pattern=_PLAIN)]
 
 
@@ -30,7 +33,7 @@ class ValidateRequest(msgspec.Struct, frozen=True, kw_only=True):
     hardware_id: HardwareId | None = None
     device_name: DeviceName | None = None
     product: Name | None = None
-    email: Annotated[str, msgspec.Meta(max_length=254)] | None = None
+    email: Annotated[str, msgspec.Meta(max_length=254, pattern=_PLAIN)] | None = None
     nonce: Nonce | None = None
     features: Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)] | None = None
     bind: bool | None = None

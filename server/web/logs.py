@@ -59,8 +59,16 @@ class _Stderr(logging.StreamHandler[TextIO]):
         return sys.stderr
 
 
+def _mask_record(record: logging.LogRecord) -> bool:
+    record.msg, record.args = masked(record.getMessage()), ()
+    return True
+
+
 def set_up_logging() -> None:
     """Once a process; logging that the host has set up already is left alone but for our own loggers."""
+    gunicorn = logging.getLogger("gunicorn.error")  # prints request lines that it cannot read, query and all
+    if _mask_record not in gunicorn.filters:
+        gunicorn.addFilter(_mask_record)
     logger = logging.getLogger("server")
     if not logger.handlers:
         handler = _Stderr()

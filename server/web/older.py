@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime
+from datetime import MAXYEAR, datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -114,7 +114,7 @@ def _told_expiry(license: License) -> datetime:
         return license.expiry_date
     created = license.created_date
     day = 28 if (created.month, created.day) == (2, 29) else created.day
-    return created.replace(year=created.year + LIFETIME_YEARS, day=day)
+    return created.replace(year=min(created.year + LIFETIME_YEARS, MAXYEAR), day=day)
 
 
 def _milliseconds(moment: datetime) -> int:

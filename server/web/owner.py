@@ -15,7 +15,7 @@ from server.errors import BadRequest
 from server.services.audit import Filters
 from server.services.license_manager import is_license_id
 from server.web.auth import require_owner
-from server.web.licenses import Email, Name
+from server.web.licenses import Email, Name, Text
 from server.web.responses import answer, body_of, query_of, raw_body, shown
 from server.web.services import services
 
@@ -24,7 +24,6 @@ blueprint.before_request(require_owner)
 
 Days = Annotated[int, msgspec.Meta(ge=1, le=36_500)]
 Seats = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
-Note = Annotated[str, msgspec.Meta(max_length=500)]
 Page = Annotated[int, msgspec.Meta(ge=1, le=500)]
 
 
@@ -32,11 +31,11 @@ class IssueRequest(msgspec.Struct, frozen=True, kw_only=True):
     """`duration_days` null takes the product's, -1 is for life."""
 
     email: Email
-    customer_name: Annotated[str, msgspec.Meta(max_length=200)]
+    customer_name: Text
     product_id: Name
     duration_days: Annotated[int, msgspec.Meta(ge=-1, le=36_500)] | None = None
     max_devices: Seats | None = None
-    note: Note | None = None
+    note: Text | None = None
 
 
 class ExtendRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,11 +45,11 @@ class ExtendRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 class TransferRequest(msgspec.Struct, frozen=True, kw_only=True):
     email: Email
-    customer_name: Annotated[str, msgspec.Meta(max_length=200)] | None = None
+    customer_name: Text | None = None
 
 
 class NoteRequest(msgspec.Struct, frozen=True, kw_only=True):
-    note: Note | None = None
+    note: Text | None = None
 
 
 class LicenseQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -122,8 +121,14 @@ def extend(name: str) -> Response:
     asked = body_of(ExtendRequest)
     if (asked.days is None) == (asked.until is None):
         raise BadRequest("days or until: exactly one of them is needed")
-    until = asked.until.replace(tzinfo=asked.until.tzinfo or UTC).astimezone(UTC) if asked.until else None
-    return _decided(services().licenses.extend(name, asked.days, until))
+    return _decided(services().licenses.extend(name, asked.days, _in_utc(asked.until)))
+
+
+def _in_utc(moment: datetime | None) -> datetime | None:
+    try:
+        return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC) if moment else None
+    except OverflowError:
+        raise BadRequest("until: is no date that a calendar has") from None
 
 
 @blueprint.post("/licenses/<name>/suspend")

@@ -67,7 +67,7 @@ def body_of(kind: type[T]) -> T:
     try:
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError) as error:
-        raise BadRequest(str(error)[:200]) from None
+        raise BadRequest(_named(error)) from None
 
 
 def query_of(kind: type[T]) -> T:
@@ -76,7 +76,13 @@ def query_of(kind: type[T]) -> T:
     try:
         return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise BadRequest(str(error)[:200]) from None
+        raise BadRequest(_named(error)) from None
+
+
+def _named(error: Exception) -> str:
+    """msgspec names the place as `$.field`; what it cannot place is the body as a whole."""
+    text = str(error)[:200].replace("`$.", "`")
+    return text if isinstance(error, msgspec.ValidationError) else f"body: not JSON ({text})"
 
 
 def register_errors(app: Flask) -> None:

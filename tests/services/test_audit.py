@@ -622,7 +622,8 @@ def test_a_purchase_whose_lines_were_apart_at_first_is_folded_whole(shop, clock)
     """The refund and the renewal came before the sale that links them."""
     more = {"product": "G-TEAM==", "recurrence": "monthly"}
     shop.refund("s1")
-    shop.ping(sale_ping("s2", "ann@example.com", is_recurring_charge="true", subscription_id="sub", **more))
+    renewal = {"is_recurring_charge": "true", "sale_timestamp": "2026-12-05T19:38:56Z"}
+    shop.ping(sale_ping("s2", "ann@example.com", subscription_id="sub", **more, **renewal))
     shop.sale("s1", subscription_id="sub", **more)
     assert [record["inactive_reason"] for record in shop.licenses().values()] == ["refunded"]
     assert list(audit_of(shop).verify()) == []

@@ -542,3 +542,27 @@ def test_an_edit_of_the_view_in_its_place_does_not_count_while_a_service_runs(bo
             view.truncate(10)
         assert room.store.find_license(key) is not None
         assert records(room.store) == from_logs(damaged.folder)
+
+
+def test_a_mark_that_the_ledger_no_longer_has_is_refused(books):
+    """The outbox remembers how far it looked through the ledger; then an older backup was put back."""
+    with books.damaged() as damaged:
+        room = damaged.opened()
+        *_, (mark, _) = room.store.entries()
+        assert list(room.store.entries(mark)) == []
+        for data in (books.read(LEDGER)[:-200], books.read(LEDGER).replace(b"ann@", b"eve@"), None):
+            (damaged.folder / LEDGER).unlink()
+            if data is not None:
+                (damaged.folder / LEDGER).write_bytes(data)
+            with pytest.raises(DamagedFile, match=r"purchases\.jsonl: what was read from it before"):
+                list(room.store.entries(mark))
+
+
+def test_an_inspection_gives_its_descriptors_back(books):
+    with books.damaged() as damaged:
+        room = damaged.opened()
+        list(room.store.inspect())
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(5):
+            assert list(room.store.inspect()) == []
+        assert len(os.listdir("/proc/self/fd")) == before

@@ -11,7 +11,7 @@ from server.storage import durable, log
 from tests.storage.backroom import BackRoom, room_for
 from tests.storage.disk import Folder, Recorder, WeakDisk
 from tests.storage.processes import Child, Tell
-from tests.storage.promises import DAY, Step, bind, check, live, sell
+from tests.storage.promises import DAY, LETTERS, TIDY, Step, bind, check, live, sell
 
 MORNING: list[Step] = [sell("s1"), sell("s2"), bind("s2", "d1")]
 AGAIN: list[Step] = [sell("s1"), sell("s2"), bind("s2", "d2")]
@@ -59,15 +59,15 @@ def day_survives(steps: list[Step]) -> int:
     return count
 
 
-def kill_and_crash_survive(kill_after: int) -> bool:
+def kill_and_crash_survive(kill_after: int, morning: list[Step] = MORNING, again: list[Step] = AGAIN) -> bool:
     """A process is killed, another one goes on from what it finds, then the power is lost; False when none was killed.
 
     Looked at just after each promise: what the second one rests its promises on was written by the first.
     """
     disk, told = WeakDisk(), []
     with room_for() as folder:
-        first = recorded(folder, MORNING, kill_after)
-        second = recorded(folder, AGAIN)
+        first = recorded(folder, morning, kill_after)
+        second = recorded(folder, again)
     for what in first:
         told.append(what) if what[0] in ("begin", "done") else disk.take(what)
     disk.restart()
@@ -76,7 +76,7 @@ def kill_and_crash_survive(kill_after: int) -> bool:
         if what[0] == "done":
             for found in {frozenset(folder.items()) for folder in disk.after_power_loss()}:
                 check_crashed(dict(found), told)
-    return ["done", "bind d1", "VALID"] not in first
+    return [what[1] for what in first if what[0] == "done"] != [name for name, _ in morning]
 
 
 def broken_day(steps: list[Step] = DAY) -> bool:
@@ -87,14 +87,20 @@ def broken_day(steps: list[Step] = DAY) -> bool:
     return False
 
 
-def broken_after_a_kill() -> bool:
+def kills_survived(*steps: list[Step]) -> int:
+    killed = 0
+    while kill_and_crash_survive(killed + 1, *steps):
+        killed += 1
+        assert killed < 100
+    return killed
+
+
+def broken_after_a_kill(*steps: list[Step]) -> bool:
     try:
-        for kill_after in range(1, 100):
-            if not kill_and_crash_survive(kill_after):
-                return False
+        kills_survived(*steps)
     except Exception:
         return True
-    raise AssertionError("the morning never ended")
+    return False
 
 
 def test_a_power_loss_at_any_moment_breaks_no_promise():
@@ -102,11 +108,23 @@ def test_a_power_loss_at_any_moment_breaks_no_promise():
 
 
 def test_a_power_loss_after_a_kill_breaks_no_promise():
-    killed = 0
-    while kill_and_crash_survive(killed + 1):
-        killed += 1
-        assert killed < 100
-    assert killed > 20
+    assert kills_survived() > 20
+
+
+def test_a_seat_and_a_view_rest_on_what_is_on_disk():
+    """The first process dies with a line that it did not fsync; the second one only binds a device, or only tidies."""
+    assert kills_survived([sell("s2")], [bind("s2", "d2")]) > 5
+    assert kills_survived([sell("s2"), bind("s2", "d1")], [TIDY]) > 5
+
+
+def test_mutant_a_view_that_says_more_than_is_on_disk_is_caught(monkeypatch):
+    monkeypatch.setattr(log.ChainedLog, "ensure_synced", lambda self: None)
+    assert broken_after_a_kill([sell("s2")], [bind("s2", "d2")])
+    assert broken_after_a_kill([sell("s2")], [TIDY])
+
+
+def test_a_power_loss_after_a_kill_loses_no_letter():
+    assert kills_survived([LETTERS], [LETTERS]) > 5
 
 
 # ------------------------------------------------------------------------------------------------ mutants
@@ -141,3 +159,17 @@ def test_mutant_resting_on_the_bytes_of_a_killed_writer_is_caught(monkeypatch):
 def test_mutant_resting_on_the_name_that_a_killed_writer_gave_is_caught(monkeypatch):
     monkeypatch.setattr(log.ChainedLog, "_named", property(lambda self: True, lambda self, named: None), raising=False)
     assert broken_after_a_kill()
+
+
+def test_mutant_a_name_that_is_synced_by_its_maker_alone_is_caught(monkeypatch):
+    def open_for_append(path: Path) -> int:
+        flags = os.O_RDWR | os.O_APPEND
+        try:
+            return int(durable.os.open(path, flags))
+        except FileNotFoundError:
+            descriptor = durable.os.open(path, flags | os.O_CREAT, 0o600)
+            durable.sync_folder(path.parent)
+            return int(descriptor)
+
+    monkeypatch.setattr(durable, "open_for_append", open_for_append)
+    assert broken_after_a_kill([LETTERS], [LETTERS])

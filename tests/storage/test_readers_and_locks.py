@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from server.errors import StorageUnavailable
 from server.storage import durable, flatfile
 from tests.storage.backroom import BackRoom, from_logs, records, room_for, written
-from tests.storage.processes import Child, Tell, children
+from tests.storage.processes import Child, Tap, Tell, children
 
 SALES = [f"s{number}" for number in range(12)]
 
@@ -108,6 +109,42 @@ def test_a_worker_reads_on_while_others_rewrite_the_view(monkeypatch):
             assert child.status == 0
         assert set(records(room.store)) == set(keys) == set(written(folder))
         assert len(keys) == 162
+
+
+class Counting(Tap):
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def call(self, name: str, real: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        self.calls.append(name)
+        return real(*given, **named)
+
+
+def calls_of(deed: Callable[[], Any]) -> list[str]:
+    """What a deed does to the disk."""
+    counting = Counting()
+    with pytest.MonkeyPatch.context() as patch:
+        counting.install_with(patch)
+        deed()
+    return counting.calls
+
+
+def test_a_sale_is_one_write_and_one_fsync_and_a_validation_nothing():
+    with room_for() as folder:
+        room, other = BackRoom(folder), BackRoom(folder)
+        key = room.sell("s0", "G-TEAM")
+        room.code(key, "d0")
+        for number in range(1, 4):
+            assert calls_of(lambda number=number: room.sell(f"s{number}")) == ["write", "fsync"]
+            assert calls_of(lambda number=number: room.sell(f"s{number}")) == []
+            assert calls_of(lambda: room.code(key, "d0")) == []
+            assert calls_of(lambda: room.code(key)) == []
+            assert calls_of(lambda: room.code("no such key")) == []
+            room.store.tidy(force=True)
+        assert calls_of(lambda: room.code(key, "d1")) == ["write", "fsync"]
+        assert other.store.find_license(key) is not None
+        assert calls_of(lambda: other.sell("s1")).count("fsync") >= 1, "it rested on what it had not seen on disk"
+        assert calls_of(lambda: other.sell("s1")) == []
 
 
 # ------------------------------------------------------------------------------------------------ locks
