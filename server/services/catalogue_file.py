@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class CatalogueFile:
-    """A good catalogue is copied to `products.good.json`, so that a process that starts beside a broken edit has it too."""
+    """A good catalogue is copied to `products.good.json`: a process that starts beside a broken edit reads that."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._name = path, str(path)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from server.domain.license import License
+from server.domain.license import License, Reason
 from server.domain.purchase import Entry, EventKind, Outcome
-from server.services.letters import DEAD_LETTER, DELIVERY, PAYMENT_FAILED, REFUND, UNMAPPED
+from server.services.letters import DEAD_LETTER, DELIVERY, PAYMENT_FAILED, REFUND, RENEWAL, UNMAPPED
 from server.storage.base import Letter, Store
 
 
@@ -19,6 +19,9 @@ class LetterSubjects:
         if letter.kind in (REFUND, PAYMENT_FAILED):
             licenses = self.licenses(letter).values()
             return "the license is active again" if licenses and all(x.is_active for x in licenses) else None
+        if letter.kind == RENEWAL:
+            licenses = self.licenses(letter).values()
+            return "the license is inactive" if licenses and not any(x.is_active for x in licenses) else None
         if letter.kind == UNMAPPED and (entry := self.entry(letter)):
             return "the sale was completed meanwhile" if self._is_completed(entry) else None
         if letter.kind == DEAD_LETTER and not self.dead(letter):
@@ -28,7 +31,7 @@ class LetterSubjects:
     def _undeliverable(self, letter: Letter) -> str | None:
         """A key that was refunded, replaced or given to somebody else is not sent to its buyer."""
         license = self._license(letter)
-        if license is not None and license.is_active and _belongs(license, letter):
+        if license is not None and not _is_gone(license) and _belongs(license, letter):
             return None
         found = self.licenses(letter)
         if not found:
@@ -56,13 +59,13 @@ class LetterSubjects:
         return next((entry for entry in self._store.history(newest.names()) if entry.seq == letter.seq), newest)
 
     def licenses(self, letter: Letter) -> dict[str, License]:
-        """The licenses to write about, by key; a delivery leaves out those that are not active."""
+        """The licenses to write about, by key; a delivery leaves out those that are gone for good."""
         entry = self.entry(letter)
         names = entry.license_keys if entry else (letter.license_key or "",)
         found = {name: license for name in names if (license := self._store.find_license(name))}
         if letter.kind != DELIVERY:
             return found
-        return {name: license for name, license in found.items() if license.is_active}
+        return {name: license for name, license in found.items() if not _is_gone(license)}
 
     def dead(self, letter: Letter) -> list[Letter]:
         """The letters that were given up since this alert was called for."""
@@ -76,6 +79,11 @@ class LetterSubjects:
 
     def _license(self, letter: Letter) -> License | None:
         return self._store.find_license(letter.license_key) if letter.license_key else None
+
+
+def _is_gone(license: License) -> bool:
+    """A dispute may be won and a payment may follow: then its customer needs the key."""
+    return license.inactive_reason in (Reason.REFUNDED, Reason.CHARGEBACK, Reason.REVOKED)
 
 
 def _belongs(license: License, letter: Letter) -> bool:

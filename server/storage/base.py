@@ -37,12 +37,16 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class StoreState(msgspec.Struct, frozen=True, kw_only=True):
-    """How the store is, for /health and the owner: `trouble` says why writes fail, None when they do not."""
+    """How the store is, for /health and the owner: `trouble` says why writes fail, None when they do not.
+
+    `view` says why licenses.json is behind; `notices` are what had to be mended since the start.
+    """
 
     kind: str
     trouble: str | None
     licenses: int
     ledger_lines: int
+    view: str | None = None
     notices: tuple[str, ...] = ()
 
 

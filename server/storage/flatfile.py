@@ -71,6 +71,7 @@ class FlatFileStore(Store):
         self._last_tidy = self._last_usage = -1e9
         self._alone = False  # in a transaction: nobody else can have written
         self._usage_written = False
+        self._next_look = 0.0
 
     # ------------------------------------------------------------------------------------------------ opening
     def open(self) -> FlatFileStore:
@@ -147,9 +148,11 @@ class FlatFileStore(Store):
         """What the view rests on must still be there."""
         chained.reopen()
         if mark.position and chained.head_before(mark.position) != mark.head:
+            for _ in chained.lines():
+                pass  # tells the damaged line, where there is one
             raise DamagedFile(
                 chained.path.name,
-                0,
+                chained.line_number(chained.size()),
                 f"licenses.json rests on its first {mark.position} bytes, but they were cut or changed",
                 f"{RESTORE}. If the shortened file is what you want, delete licenses.json and start again",
             )
@@ -235,8 +238,16 @@ class FlatFileStore(Store):
         while lines := self.devices.read_new():
             self._apply_devices(lines)
             news = True
-        if news and self._recent_lines > _RELOAD_FROM and self._take_newer_view():
+        if self._is_time_to_look(news) and self._take_newer_view():
             self._catch_up_all()
+
+    def _is_time_to_look(self, news: bool) -> bool:
+        """Whether another process may have written a view: now and then for its counts, soon when much has changed."""
+        now = time.monotonic()
+        if now < self._next_look and not (news and self._recent_lines > _RELOAD_FROM):
+            return False
+        self._next_look = now + self._pace
+        return True
 
     def _apply_entries(self, entries: list[tuple[int, Entry]], folded: Mapping[str, License] | None = None) -> None:
         for offset, entry in entries:
@@ -547,13 +558,13 @@ class FlatFileStore(Store):
         trouble = str(self._damage) if self._damage else self._write_trouble
         if probe and not self._damage:
             trouble = self._probe()
-        notices = [*self._notices, *([self._view_trouble] if self._view_trouble else [])]
         return StoreState(
             kind="flat files",
             trouble=trouble,
             licenses=self._count,
             ledger_lines=self.ledger.mark.seq,
-            notices=tuple(notices),
+            view=self._view_trouble,
+            notices=tuple(self._notices),
         )
 
     def _probe(self) -> str | None:

@@ -21,7 +21,7 @@ from server.domain.fold import fold
 from server.domain.license import Device, DeviceLine, License, devices_after
 from server.domain.purchase import ISSUING, Entry, EventKind, name_hash
 from server.storage.base import Finding, Progress
-from server.storage.log import ChainedLog, L, Mark, line_hash
+from server.storage.log import UNREADABLE, ChainedLog, L, Mark, line_hash, was_whole
 from server.storage.view import Books, View, ViewDamaged
 
 _PART = 200_000  # ledger lines that are folded at a time, for the memory's sake
@@ -83,7 +83,7 @@ class _Chain(Generic[L]):
                 yield this.line
             self._head = line_hash(this.raw.removesuffix(b"\n"))
         for unread in self._unread:
-            if unread.raw.endswith(b"}\n"):
+            if unread.raw.endswith(b"\n") and was_whole(unread.raw.removesuffix(b"\n")):
                 self._blame(unread.number, "cannot be read: it was damaged or changed")
             else:
                 self._note(unread.number, "the next write seals it")
@@ -102,7 +102,7 @@ class _Chain(Generic[L]):
     def _read(self, raw: bytes) -> L | None:
         try:
             return self._decode(raw) if raw.endswith(b"\n") else None
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             return None
 
     def _check(self, this: _Physical[L], line: L, following: _Physical[L] | None) -> None:
@@ -179,7 +179,7 @@ def _read_damaged(path: Path) -> _Stored | None:
     """What can still be read, to name the records that differ."""
     try:
         loose = msgspec.json.decode(path.read_bytes(), type=_Loose)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
     return _Stored(loose.books, loose.licenses.get, lambda: loose.licenses)
 

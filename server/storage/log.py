@@ -129,7 +129,7 @@ class ChainedLog(Generic[L]):
             want *= 2  # a line longer than the chunk
         lines, mark = self._link(data[:end], start)
         if not lines and start + len(data) < size:
-            raise DamagedFile(self.path.name, self._line_number(start), "not a line of this log", RESTORE)
+            raise DamagedFile(self.path.name, self.line_number(start), "not a line of this log", RESTORE)
         self.mark = mark
         return lines
 
@@ -144,17 +144,26 @@ class ChainedLog(Generic[L]):
             line = self._parse(raw)
             if line is None:
                 sealed = line_hash(raw)
-                trouble = trouble or (_was_whole(raw) and (offset, "the line cannot be read, but it was written whole"))
+                trouble = trouble or (was_whole(raw) and (offset, "the line cannot be read, but it was written whole"))
             elif line.prev != (sealed or mark.head) or line.seq != mark.seq + 1:
-                trouble = (offset, "the chain breaks here: it does not follow")
+                is_next = line.seq == mark.seq + 1
+                trouble = self._blamed(data, start, offset, raw) if is_next else (offset, "it does not belong here")
                 break
             else:
                 lines.append((offset, line))
                 mark, sealed, trouble = Mark(offset + len(raw) + 1, line.seq, line_hash(raw)), None, None
             offset += len(raw) + 1
         if trouble and not lines:
-            raise DamagedFile(self.path.name, self._line_number(trouble[0]), trouble[1], RESTORE)
+            raise DamagedFile(self.path.name, self.line_number(trouble[0]), trouble[1], RESTORE)
         return lines, mark
+
+    def _blamed(self, data: bytes, start: int, offset: int, raw: bytes) -> tuple[int, str]:
+        """Of two lines that do not fit, the damaged one: the first, where the line behind them fits the second."""
+        behind = data[offset - start + len(raw) + 1 :].partition(b"\n")[0]
+        follower = self._parse(behind) if behind else None
+        if offset and (follower is None or follower.prev == line_hash(raw)):
+            return offset - 1, "it was changed: the next line does not follow from it"
+        return offset, "the chain breaks here: it does not follow"
 
     def _parse(self, raw: bytes) -> L | None:
         try:
@@ -167,7 +176,7 @@ class ChainedLog(Generic[L]):
         raw = self._raw_at(offset)
         line = self._parse(raw)
         if line is None:
-            raise DamagedFile(self.path.name, self._line_number(offset), "the line cannot be read", RESTORE)
+            raise DamagedFile(self.path.name, self.line_number(offset), "the line cannot be read", RESTORE)
         return line
 
     def _raw_at(self, offset: int) -> bytes:
@@ -246,7 +255,7 @@ class ChainedLog(Generic[L]):
         except FileNotFoundError:
             return 0
 
-    def _line_number(self, offset: int) -> int:
+    def line_number(self, offset: int) -> int:
         """Which physical line begins at `offset`, counted from 1."""
         count, at = 1, 0
         while at < offset and (data := os.pread(self._descriptor, min(CHUNK, offset - at), at)):
@@ -375,7 +384,7 @@ class ChainedLog(Generic[L]):
                 os.close(descriptor)
 
 
-def _was_whole(raw: bytes) -> bool:
+def was_whole(raw: bytes) -> bool:
     """Whether an unreadable line that has its newline was no torn one: those end elsewhere (see SEAL), or in zeros."""
     return raw.endswith(b"}") and b"\0" not in raw
 

@@ -22,7 +22,7 @@ def health() -> Response:
     services().catalogue.current()
     checks: dict[str, Any] = {
         "storage": _check(state.trouble),
-        "licenses_file": _check("; ".join(state.notices) or None),
+        "licenses_file": {**_check(state.view), "mended": state.notices},
         "catalogue": _check(services().catalogue.trouble),
         "mail": _mail_check(),
     }

@@ -21,9 +21,8 @@ Key = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=_PLAIN)]
 HardwareId = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=_PLAIN)]
 DeviceName = Annotated[str, msgspec.Meta(max_length=128, pattern=_PLAIN)]
 Nonce = Annotated[str, msgspec.Meta(max_length=128, pattern=_PLAIN)]
-Email = Annotated[
-    str, msgspec.Meta(min_length=3, max_length=254, pattern=r"^[^@\s\x00-\x1f\x7f]+@[^@\s\x00-\x1f\x7f]+$")
-]
+_ADDRESS = r"^[^@\s\x00-\x1f\x7f]+@[^@\s\x00-\x1f\x7f]+$"
+Email = Annotated[str, msgspec.Meta(min_length=3, max_length=254, pattern=_ADDRESS)]
 Text = Annotated[str, msgspec.Meta(max_length=500, pattern=_PLAIN)]
 Name = Annotated[str, msgspec.Meta(max_length=128, pattern=_PLAIN)]
 

@@ -543,7 +543,7 @@ def test_an_end_that_was_cut_off_is_missed(kept):
 
 
 def test_a_damaged_last_line_is_no_torn_one(kept):
-    damage(kept.folder / "purchases.jsonl", 5, lambda text: text[:50] + b"\x00" + text[51:])
+    damage(kept.folder / "purchases.jsonl", 5, lambda text: text[:50] + b"\xff" + text[51:])
     assert ("ledger", "purchases.jsonl line 5") in [found[:2] for found in findings(audit_of(kept))]
 
 
