@@ -17,7 +17,6 @@ import pytest
 from tests.acceptance.servers import ROOT, Server
 from tests.conftest import sale_ping, subscription_ping
 
-
 CHUNKED = (
     "POST /api/v1/licenses/validate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
 )
