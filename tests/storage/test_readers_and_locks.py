@@ -185,15 +185,14 @@ def test_behind_a_stopped_writer_sales_are_refused_and_validation_goes_on(monkey
             assert room.code(key, "d1") == "VALID"
             assert room.code(key) == "VALID"
             assert room.store.tidy(force=True) == 5.0
-            (notice,) = room.store.state().notices
-            assert "licenses.json is not up to date" in notice
+            assert "licenses.json is not up to date" in str(room.store.state().view)
             holder.signal(signal.SIGCONT)
         finally:
             holder.kill()
         assert room.code(room.sell("s2")) == "VALID"
         assert room.code(key, "d2") == "VALID"
         room.store.tidy(force=True)
-        assert room.store.state().notices == ()
+        assert room.store.state().view is None
 
 
 def test_the_view_lock_of_a_stopped_worker_holds_up_no_sale(monkeypatch):
