@@ -7,6 +7,7 @@ three wrong symbols are noticed. Alphabet and reading rules: https://www.crockfo
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,7 @@ GROUP = 6
 SYMBOLS = 30
 CHECKS = 3
 
+_TO_CROCKFORD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", ALPHABET.encode())
 _VALUE = {symbol: value for value, symbol in enumerate(ALPHABET)}
 _FORGIVE = str.maketrans("OIL", "011", " -\t\u2010\u2011\u2012\u2013\u2014")
 
@@ -27,10 +29,11 @@ def derive(secret: str, source: str, order: str, product_id: str, reissue: int =
     `order` is the sale id, or for subscriptions the id that all their charges share; `reissue` counts replaced keys.
     """
     message = "\0".join((source, order, product_id, str(reissue))).encode()
-    bits = int.from_bytes(hmac.digest(secret.encode(), message, hashlib.sha256), "big") >> (256 - 130)
-    data = [VERSION] + [bits >> shift & 31 for shift in range(125, -1, -5)]
-    body = "".join(ALPHABET[value] for value in data + _checks(data))
-    return grouped(body, prefix)
+    bits = int.from_bytes(hmac.digest(secret.encode(), message, "sha256"), "big") >> (256 - 130)
+    packed = (VERSION << 130 | bits) << 1  # 135 bits, and one to make whole bytes
+    data = base64.b32encode(packed.to_bytes(17, "big"))[: SYMBOLS - CHECKS].translate(_TO_CROCKFORD).decode()
+    checks = "".join(ALPHABET[value] for value in _checks([_VALUE[symbol] for symbol in data]))
+    return grouped(data + checks, prefix)
 
 
 def grouped(body: str, prefix: str = "") -> str:

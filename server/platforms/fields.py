@@ -20,7 +20,8 @@ class Fields:
 
     def __init__(self, pairs: list[tuple[str, str]]) -> None:
         self._values = dict(pairs)
-        if "\0" in "\n".join(self._values.values()) or "\0" in "\n".join(self._values):
+        self._names = "\n".join(self._values)
+        if "\0" in self._names or "\0" in "\n".join(self._values.values()):
             named = next(name for name, value in pairs if "\0" in name + value)
             raise BadRequest(f"{named[:80]!r}: holds a NUL character")
 
@@ -93,6 +94,8 @@ class Fields:
     def group(self, name: str) -> dict[str, str]:
         """The members of `name[...]`."""
         start = f"{name}["
+        if start not in self._names:
+            return {}
         return {key[len(start) : -1]: value for key, value in self._values.items() if key.startswith(start)}
 
     def without(self, names: Iterable[str]) -> Fields:

@@ -69,6 +69,7 @@ def set_up_logging() -> None:
     gunicorn = logging.getLogger("gunicorn.error")  # prints request lines that it cannot read, query and all
     if _mask_record not in gunicorn.filters:
         gunicorn.addFilter(_mask_record)
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line of ours tells them
     logger = logging.getLogger("server")
     if not logger.handlers:
         handler = _Stderr()

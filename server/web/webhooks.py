@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from urllib.parse import parse_qsl
 
 from flask import Blueprint, Response, request
 
@@ -46,6 +47,6 @@ def receive(platform: str) -> Response:
 def webhook_request() -> WebhookRequest:
     return WebhookRequest(
         body=raw_body(),
-        query=request.args.to_dict(),
+        query=dict(parse_qsl(request.query_string.decode("utf-8", "replace"))),
         header=request.headers.get,
     )
