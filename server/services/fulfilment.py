@@ -88,11 +88,12 @@ class Fulfilment:
         catalogue = self._catalogue.current()
         history = self.store.history([*event.names(), *names])
         before = fold(history)
-        product = catalogue.for_sale(
-            event.source, [i for i in (event.source_product_id, *event.product_aliases) if i], event.variants
-        )
         if grants is None:
+            ids = [name for name in (event.source_product_id, *event.product_aliases) if name]
+            product = catalogue.for_sale(event.source, ids, event.variants)
             grants = self._grants(event, catalogue, product, before)
+        else:
+            product = catalogue.find(grants[0].product_id) if grants else None
         entry = _line(event, self._clock(), product, grants, names, overrides, revision, expiry)
         after = fold([*history, entry])
         entry.outcome = _outcome(entry, before, after)
@@ -111,10 +112,10 @@ class Fulfilment:
             return ()
         if product is None:
             return self._as_before(event, catalogue, before)
-        children = catalogue.children(product)
-        found = [(child, self.key_for(event, child)) for child in children]
-        if len(found) == 1 and len(before) == 1 and found[0][1] not in before:
-            found = [(children[0], next(iter(before)))]  # the subscription's license keeps its key through plan changes
+        held = {license.product_id: key for key, license in before.items()}
+        found = [(child, held.get(child.id) or self.key_for(event, child)) for child in catalogue.children(product)]
+        if len(found) == 1 and len(before) == 1:
+            found = [(found[0][0], next(iter(before)))]  # the subscription's license keeps its key through plan changes
         return tuple(self.grant(event, child, key) for child, key in found)
 
     def key_for(self, event: PurchaseEvent, product: Product, reissue: int = 0) -> str:

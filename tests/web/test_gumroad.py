@@ -348,3 +348,38 @@ def test_names_in_any_script_are_stored_as_they_are(shop):
     assert record(shop)["customer_name"] == "Zoë Müller 李 😀"
     assert (shop.folder / "purchases.jsonl").read_bytes().isascii()
     assert b"Zo%C3%AB" in form({"full_name": "Zoë"})
+
+
+def test_a_test_event_never_touches_a_real_license(shop):
+    key = shop.sale("s1")
+    assert shop.refund("s1", test="true")["outcome"] == "recorded"
+    assert shop.code(key) == "VALID"
+
+
+@pytest.mark.parametrize("moment", ["9999-12-31T23:59:59Z", "9999-06-01T00:00:00Z", "0001-01-01T00:00:00Z"])
+def test_a_sale_out_of_all_time_is_a_400(shop, moment):
+    answered = shop.post(sale_ping("s1", "ann@example.com", "G-TEAM==", sale_timestamp=moment))
+    assert (answered.status_code, "sale_timestamp" in answered.text) == (400, True)
+
+
+def test_a_cancellation_after_a_restart_counts(shop):
+    key = shop.sale("s1", product="G-TEAM==", subscription_id="sub", recurrence="yearly")
+    shop.ping(subscription_ping("subscription_restarted", "sub", restarted_at="2026-11-10T00:00:00Z"))
+    shop.ping(subscription_ping("cancellation", "sub", cancelled_at="2026-11-15T00:00:00Z", cancelled_by_admin="true"))
+    assert shop.code(key) == "EXPIRED"
+
+
+def test_a_restart_undoes_the_cancellation_at_the_end_of_its_period(shop, clock):
+    key = shop.sale("s1", product="G-TEAM==", **FIRST)
+    shop.ping(subscription_ping("cancellation", "sub", cancelled_at="2026-12-05T19:38:56Z", cancelled_by_buyer="true"))
+    shop.ping(subscription_ping("subscription_restarted", "sub", restarted_at="2026-11-10T00:00:00Z"))
+    shop.ping(sale_ping("s2", "ann@example.com", "G-TEAM==", **RENEWAL | {"sale_timestamp": "2026-12-01T00:00:00Z"}))
+    clock.forward(days=35)
+    assert shop.code(key) == "VALID"
+
+
+def test_a_device_that_comes_and_goes_uses_up_no_moves(shop):
+    key = shop.sale()
+    for _ in range(15):
+        assert shop.code(key, hardware_id="hw1") == "VALID"
+        shop.ask("deactivate", license_key=key, hardware_id="hw1")

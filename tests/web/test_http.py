@@ -9,7 +9,8 @@ import re
 import pytest
 
 from server.web.logs import JsonLines, masked
-from tests.conftest import Shop, sale_ping
+from server.wiring import build
+from tests.conftest import Shop, sale_ping, settings_for
 
 
 def test_every_answer_has_a_request_id(shop):
@@ -109,3 +110,23 @@ def test_the_log_of_a_whole_story_names_nobody(shop, capfd):
     assert "webhook recorded" in printed.err
     for canary in ("ann@example.com", "Ann Lee", key, "gumroad-secret", "owner-key", "wrong-secret"):
         assert canary not in printed.err + printed.out
+
+
+def test_a_browser_may_ask_before_it_calls_the_owners_api(tmp_path, clock):
+    shop = Shop(tmp_path / "d", clock, allowed_origins=("https://shop.example",))
+    asked = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}
+    answered = shop.client.options("/api/v1/licenses", headers=asked)
+    assert (answered.status_code, answered.headers["Access-Control-Allow-Origin"]) == (200, "https://shop.example")
+
+
+def test_nothing_redirects_with_the_secret_to_another_host(shop):
+    answered = shop.client.post("/api/v1//webhooks/gumroad?secret=s", headers={"Host": "evil.example"})
+    assert (answered.status_code, "Location" in answered.headers) == (404, False)
+
+
+def test_a_process_that_starts_beside_a_broken_catalogue_has_the_last_good_one(shop, clock):
+    shop.sale("s1")
+    (shop.folder / "products.json").write_text("{")
+    other = Shop.__new__(Shop)
+    other.services = build(settings_for(shop.folder), clock)
+    assert other.services.catalogue.current().find("wave").name == "Wave"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
-from tests.conftest import Shop, sale_ping
+from server.errors import Conflict
+from tests.conftest import CATALOGUE, Shop, sale_ping
 
 
 def issue(shop, **more):
@@ -220,3 +223,45 @@ def test_a_transferred_license_forgets_its_first_customer(shop):
 
 def test_a_reissue_says_that_it_issued(shop):
     assert shop.owner("POST", f"/licenses/{shop.sale('s1')}/reissue").json["outcome"] == "issued"
+
+
+def test_a_default_product_is_for_what_nobody_mapped_alone(shop):
+    shop.write_catalogue(CATALOGUE | {"default_product": "solo"})
+    issue(shop)
+    shop.owner("POST", f"/licenses/{shop.sale('s1')}/suspend")
+    shop.sale("s2", product="G-NONE==")
+    assert [(line["product_id"], line["tier"]) for line in shop.ledger()] == [
+        ("team", "elite"),
+        ("wave", "pro"),
+        ("wave", None),
+        ("solo", None),
+    ]
+
+
+@pytest.mark.parametrize("verb", ["extend", "reissue"])
+def test_decisions_at_once_are_all_counted(shop, verb):
+    key = issue(shop)["license_key"]
+    manager = shop.services.licenses
+    with ThreadPoolExecutor(8) as pool:
+        if verb == "extend":
+            list(pool.map(lambda _: manager.extend(key, days=1), range(16)))
+            assert shop.licenses()[key]["expiry_date"] == "2027-01-05T12:00:00Z"  # 30 and 16 days
+        else:
+            done = list(pool.map(lambda _: _refused(lambda: manager.reissue(key)), range(8)))
+            assert sorted(done) == [False] + [True] * 7
+
+
+def _refused(deed):
+    try:
+        deed()
+    except Conflict:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("until", ["9999-12-31T23:59:59Z", "9999-12-31T23:59:59-10:00", "0001-01-01T00:00:00+14:00"])
+def test_a_date_beyond_all_calendars_is_refused_and_breaks_nothing(shop, until):
+    key = issue(shop)["license_key"]
+    assert shop.owner("POST", f"/licenses/{key}/extend", {"until": until}).status_code in (400, 422)
+    assert len(shop.ledger()) == 1
+    assert shop.code(key) == "VALID"
