@@ -31,7 +31,6 @@ def health() -> Response:
         "status": "ok" if well else "degraded",
         "version": __version__,
         "storage": state.kind,
-        "licenses": state.licenses,
         "checks": checks,
     }
     response = answer(body, 503 if state.trouble else 200)
