@@ -115,18 +115,18 @@ class LicenseManager:
             note=note,
             **({"purchase_date": self._clock()} | said),
         )
+        return self._issue_once(event, product, duration_days, max_devices)
+
+    def _issue_once(
+        self, event: PurchaseEvent, product: Product, duration_days: int | None, max_devices: int | None
+    ) -> Entry:
         with self.store.transaction() as books:
             if seen := self.store.find_event(event.identity):
                 books.rest_on_disk()
                 return self._same_request(seen, event, product)
-            grants = tuple(
-                self._own_terms(
-                    self._fulfilment.grant(event, child, self._fulfilment.key_for(event, child)),
-                    duration_days,
-                    max_devices,
-                )
-                for child in self._catalogue.current().children(product)
-            )
+            children = self._catalogue.current().children(product)
+            plain = [self._fulfilment.grant(event, child, self._fulfilment.key_for(event, child)) for child in children]
+            grants = tuple(self._own_terms(grant, duration_days, max_devices) for grant in plain)
             entry = self._fulfilment.decide(event, grants=grants)
             books.append([entry])
             return entry
