@@ -254,6 +254,7 @@ def environment(folder: Path) -> dict[str, str]:
     return os.environ | {
         "SECRET_KEY": SECRET,
         "LICENSE_SECRET": SECRET,
+        "ENV_FILE": os.devnull,
         "GUMROAD_WEBHOOK_SECRET": SECRET,
         "GUMROAD_SELLER_ID": SELLER,
         "DATA_DIR": str(folder),

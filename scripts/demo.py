@@ -149,6 +149,7 @@ def environment_for(data: Path, secret: str, smtp_port: int) -> dict[str, str]:
         **blank,
         "SECRET_KEY": secrets.token_urlsafe(24),
         "LICENSE_SECRET": secrets.token_urlsafe(24),
+        "ENV_FILE": os.devnull,
         "GUMROAD_WEBHOOK_SECRET": secret,
         "DATA_DIR": str(data),
         "EMAIL_BACKEND": "smtp",

@@ -1,6 +1,7 @@
 """Settings: read once, typed, refusing nonsense with one line that names the setting.
 
-From the environment, else from `.env`; a secret X may stand in the file that X_FILE names.
+From the environment, else from `.env` (or the file that ENV_FILE names); a secret X may stand in the file that X_FILE
+names.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Settings:
 def load_settings(environ: Mapping[str, str] | None = None, dotenv: Path | None = None) -> Settings:
     """The settings of this process. Raises SettingsError, naming the setting."""
     if environ is None:
-        environ, dotenv = os.environ, dotenv or ROOT / ".env"
+        environ, dotenv = os.environ, dotenv or Path(os.environ.get("ENV_FILE") or ROOT / ".env")
     written = dotenv_values(dotenv) if dotenv is not None and dotenv.is_file() else {}
     values: dict[str, Any] = {}
     for field in fields(Settings):

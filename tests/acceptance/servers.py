@@ -49,6 +49,7 @@ class Server:
             "PATH": os.environ["PATH"],
             "SECRET_KEY": "secret-key-of-the-tests",
             "LICENSE_SECRET": "license-secret-of-the-tests",
+            "ENV_FILE": os.devnull,  # not the .env that somebody sells with
             "DATA_DIR": str(folder),
             "ADMIN_API_KEY": OWNER_KEY,
             "GUMROAD_WEBHOOK_SECRET": SECRET,

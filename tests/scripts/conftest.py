@@ -21,6 +21,7 @@ class Owner:
         self.settings = {
             "SECRET_KEY": "secret-key-of-the-tests",
             "LICENSE_SECRET": "license-secret-of-the-tests",
+            "ENV_FILE": os.devnull,
             "GUMROAD_WEBHOOK_SECRET": SECRET,
             "ADMIN_API_KEY": OWNER_KEY,
             "DATA_DIR": str(folder),
