@@ -69,7 +69,9 @@ def set_up_logging() -> None:
     gunicorn = logging.getLogger("gunicorn.error")  # prints request lines that it cannot read, query and all
     if _mask_record not in gunicorn.filters:
         gunicorn.addFilter(_mask_record)
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line of ours tells them
+    # No line of ours tells these. https://docs.python.org/3/howto/logging.html#optimization
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None
     logger = logging.getLogger("server")
     if not logger.handlers:
         handler = _Stderr()

@@ -20,7 +20,8 @@ blueprint = Blueprint("webhooks", __name__, url_prefix="/api/v1/webhooks")
 @blueprint.post("/<platform>")
 def receive(platform: str) -> Response:
     posted = webhook_request()  # raw bytes first: once Flask has read the form they are gone
-    configured = services().platforms.get(platform)
+    ours = services()
+    configured = ours.platforms.get(platform)
     if configured is None:
         raise PlatformOff("this platform is not configured here")
     try:
@@ -28,7 +29,7 @@ def receive(platform: str) -> Response:
     except Unverified as error:
         log.warning("webhook refused", extra={"platform": platform, "code": error.code, "client": request.remote_addr})
         raise
-    entries = services().fulfilment.record(events)
+    entries = ours.fulfilment.record(events)
     for entry in entries:
         log.info(
             "webhook recorded",

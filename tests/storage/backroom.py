@@ -46,14 +46,14 @@ _OPENED: defaultdict[Path, list[FlatFileStore]] = defaultdict(list)
 class BackRoom:
     """Sales come in as events, keys come out; `now` moves only when a test says so."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, pace: float = 0.0) -> None:
         self.folder, self.now = folder, NOW
         catalogue = folder / "products.json"
         if not catalogue.exists():
             fresh = folder / f"products.{os.getpid()}"
             fresh.write_text(json.dumps(CATALOGUE))
             fresh.rename(catalogue)
-        self.store = FlatFileStore(folder, pace=0.0)
+        self.store = FlatFileStore(folder, pace)
         _OPENED[folder].append(self.store)
         self.store.open()
         self.catalogue = CatalogueFile(catalogue)
