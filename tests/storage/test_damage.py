@@ -17,7 +17,18 @@ from server.errors import DamagedFile, StorageUnavailable
 from server.storage import flatfile, log
 from server.storage.log import ascii_json, line_hash
 from server.storage.view import Books, View, write_view
-from tests.storage.backroom import NOW, BackRoom, chain, counted, from_logs, letter, records, room_for, written
+from tests.storage.backroom import (
+    NOW,
+    BackRoom,
+    chain,
+    counted,
+    from_logs,
+    letter,
+    open_descriptors,
+    records,
+    room_for,
+    written,
+)
 
 LEDGER, DEVICES, VIEW, INDEX, USAGE = (
     "purchases.jsonl",
@@ -579,10 +590,10 @@ def test_an_inspection_gives_its_descriptors_back(books):
         room = damaged.opened()
         list(room.store.inspect())
         gc.collect()  # what earlier tests left open is not this one's
-        before = len(os.listdir("/dev/fd"))
+        before = open_descriptors()
         for _ in range(5):
             assert list(room.store.inspect()) == []
-        assert len(os.listdir("/dev/fd")) <= before
+        assert open_descriptors() <= before
 
 
 def test_a_line_longer_than_what_is_read_at_once_is_read(books, monkeypatch):

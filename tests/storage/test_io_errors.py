@@ -16,7 +16,7 @@ import pytest
 from server.errors import DamagedFile, StorageUnavailable
 from server.storage import durable, log
 from server.storage.flatfile import FlatFileStore
-from tests.storage.backroom import BackRoom, chain, letter, records, room_for
+from tests.storage.backroom import BackRoom, chain, letter, open_descriptors, records, room_for
 from tests.storage.processes import Child, Tap, Tell, children
 from tests.storage.promises import DAY, KEYS, SALES, deliver_again, kept
 
@@ -369,7 +369,7 @@ def test_a_writer_that_cannot_take_in_its_own_line_reads_it_anew():
 def test_descriptors_are_not_lost_when_the_folder_cannot_be_synced():
     with room_for() as folder:
         room = BackRoom(folder)
-        open_before = len(os.listdir("/dev/fd"))
+        open_before = open_descriptors()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(durable, "sync_folder", failing(errno.EIO))
             for _ in range(50):
@@ -377,7 +377,7 @@ def test_descriptors_are_not_lost_when_the_folder_cannot_be_synced():
                     room.sell("s1")
                 with pytest.raises(StorageUnavailable):
                     room.store.letterbox.enqueue([letter("1")])
-        assert len(os.listdir("/dev/fd")) <= open_before + 2
+        assert open_descriptors() <= open_before + 2
         assert [room.sell(sale_id, product) for sale_id, product in SALES.items()] == list(KEYS.values())
 
 
