@@ -9,6 +9,9 @@ KeyledgerError
 ├── NotFound                no such license, route or platform
 │   └── PlatformOff         a webhook of a platform that is not configured
 ├── Unverified              a webhook's proof is missing or wrong
+│   └── BadSignature        the same, told as 400 where the platform expects that
+├── PlatformUnreachable     a platform's API cannot be asked now; nothing is known
+├── Disowned                a platform's API says that what was told in its name is not so
 ├── Unauthorized            the owner's bearer token is missing or wrong
 ├── Conflict                the request contradicts what is already there
 └── StorageUnavailable      nothing was promised: try again later (disk full, read-only, lock held)
@@ -65,6 +68,24 @@ class PlatformOff(NotFound):
 
 class Unverified(KeyledgerError):
     code = "UNVERIFIED"
+
+
+class BadSignature(Unverified):
+    code = "BAD_SIGNATURE"
+
+
+class PlatformUnreachable(KeyledgerError):
+    """`is_refused`: it answers, but refuses our credentials, which only the owner can mend."""
+
+    code = "PLATFORM_UNREACHABLE"
+
+    def __init__(self, detail: str, is_refused: bool = False) -> None:
+        super().__init__(detail)
+        self.is_refused = is_refused
+
+
+class Disowned(KeyledgerError):
+    code = "DISOWNED"
 
 
 class Unauthorized(KeyledgerError):

@@ -50,6 +50,14 @@ class Settings:
     gumroad_seller_id: str | None = None
     gumroad_access_token: str | None = None
     gumroad_api_base: str = "https://api.gumroad.com"
+    stripe_secret_key: str | None = None
+    stripe_webhook_secret: tuple[str, ...] = ()
+    stripe_api_base: str = "https://api.stripe.com"
+    jvzoo_secret_key: str | None = None
+    jvzoo_webhook_secret: str | None = None
+    jvzoo_legacy_signature: str = "off"
+    jvzoo_keygen: str = "off"
+    jvzoo_amounts: str = "dollars"
     email_backend: str = "console"
     smtp_host: str = "localhost"
     smtp_port: int = 587
@@ -114,6 +122,14 @@ def _secret(name: str, text: str) -> str:
 
 def _secrets(name: str, text: str) -> tuple[str, ...]:
     return tuple(_secret(name, part.strip()) for part in text.split(","))
+
+
+def _list(name: str, text: str) -> tuple[str, ...]:
+    """Secrets that a platform made: several while one takes the place of another."""
+    parts = tuple(part.strip() for part in _plain(name, text).split(","))
+    if not all(parts):
+        raise SettingsError(f"{name} has an empty part between its commas")
+    return parts
 
 
 def _whole(low: int, high: int) -> Callable[[str, str], int]:
@@ -243,6 +259,14 @@ _READERS: dict[str, Callable[[str, str], object]] = {
     "gumroad_seller_id": _plain,
     "gumroad_access_token": _plain,
     "gumroad_api_base": _api_base("api.gumroad.com"),
+    "stripe_secret_key": _plain,
+    "stripe_webhook_secret": _list,
+    "stripe_api_base": _api_base("api.stripe.com"),
+    "jvzoo_secret_key": _plain,
+    "jvzoo_webhook_secret": _secret,
+    "jvzoo_legacy_signature": _one_of("on", "off"),
+    "jvzoo_keygen": _one_of("on", "off"),
+    "jvzoo_amounts": _one_of("dollars", "cents"),
     "email_backend": _one_of("console", "smtp"),
     "smtp_host": _plain,
     "smtp_port": _whole(1, 65535),

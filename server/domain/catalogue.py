@@ -46,6 +46,20 @@ class Product(msgspec.Struct, frozen=True, kw_only=True):
     bundle: tuple[str, ...] = ()
 
 
+class Item(msgspec.Struct, frozen=True):
+    """One line of an order: the platform's ids of what was sold, and how many."""
+
+    ids: tuple[str, ...]
+    quantity: int = 1
+
+
+class Sold(msgspec.Struct, frozen=True):
+    """So many of a product."""
+
+    product: Product
+    quantity: int
+
+
 class _File(msgspec.Struct, frozen=True):
     products: dict[str, Product]
     tiers: dict[str, Tier] = {}
@@ -69,14 +83,45 @@ class Catalogue:
         """The products that a sale of this one issues: itself, or a bundle's children, each once."""
         return self._children[product.id]
 
-    def for_sale(self, platform: str, ids: Iterable[str], variants: Iterable[str] = ()) -> Product | None:
-        """The product that a platform's ids mean; `<id>#<variant>` goes before the plain id. None: nobody mapped it."""
+    def parts(self, sold: Iterable[Sold]) -> list[Sold]:
+        """What licenses are issued for: a bundle is its children, and of a product sold twice the quantities add up."""
+        found: dict[str, Sold] = {}
+        for one in sold:
+            for child in self.children(one.product):
+                before = found.get(child.id)
+                found[child.id] = Sold(child, one.quantity + (before.quantity if before else 0))
+        return list(found.values())
+
+    def sold(
+        self,
+        platform: str,
+        own: str | None,
+        ids: Iterable[str],
+        variants: Iterable[str],
+        quantity: int,
+        items: Iterable[Item] = (),
+    ) -> list[Sold]:
+        """What a platform's sale means: our own id where the seller told it to the platform, else what the sale's ids
+        are mapped to, else what its items are. Empty where nobody mapped any of it."""
+        whole = self._named(own) or self._mapped(platform, ids, variants)
+        if whole is not None:
+            return [Sold(whole, quantity)]
+        found = ((self._mapped(platform, item.ids, ()), item.quantity) for item in items)
+        return [Sold(product, number) for product, number in found if product is not None]
+
+    def _mapped(self, platform: str, ids: Iterable[str], variants: Iterable[str]) -> Product | None:
+        """`<id>#<variant>` goes before the plain id."""
         ids, variants = list(ids), list(variants)
         wanted = [f"{one}#{variant}" for one in ids for variant in variants] + ids
         for name in wanted:
             if found := self._by_platform_id.get((platform, name)):
                 return self.products[found]
-        return self.find(self.default_product)
+        return None
+
+    def _named(self, own: str | None) -> Product | None:
+        if own is None:
+            return None
+        return self.find(own) or next((p for p in self.products.values() if p.slug and p.slug == own), None)
 
     def of_tier(self, name: str) -> Product | None:
         """The product of that id, or the first product of that tier (older apps ask so)."""

@@ -7,33 +7,46 @@ by their own counterpart alone, whenever it comes. What an entry decided is read
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 
 import msgspec
 
 from server.domain.license import License, PlanChange, Reason
-from server.domain.purchase import CHARGES, DECISIONS, ISSUING, Entry, EventKind, Grant
+from server.domain.purchase import (
+    CHARGES,
+    DECISIONS,
+    ISSUING,
+    Entry,
+    EventKind,
+    Grant,
+    Standing,
+    charge_groups,
+    charges_of,
+)
 
 _STOPS = {
     EventKind.PAYMENT_FAILED: Reason.PAYMENT_FAILED,
     EventKind.SUBSCRIPTION_ENDED: Reason.ENDED,
 }
+_HALTS = {Standing.PAYMENT_FAILED: Reason.PAYMENT_FAILED, Standing.SUSPENDED: Reason.SUSPENDED}
 _LEEWAY = timedelta(days=3)  # between a platform's end of a period and ours
 _RESTARTS = frozenset({EventKind.UNCANCELLATION, EventKind.SUBSCRIPTION_RESTARTED})
 
 
 def fold(entries: Iterable[Entry]) -> dict[str, License]:
     """The licenses of one purchase by key, without devices and usage; empty while nothing was issued."""
-    live = _latest_revisions(entries)
-    return dict(pair for root in _roots(live) for pair in _Lineage(root, live).records())
+    entries = list(entries)
+    live, charges = _latest_revisions(entries), charge_groups(entries)
+    return dict(pair for root in _roots(live) for pair in _Lineage(root, live, charges).records())
 
 
 def blocking(entries: Iterable[Entry], license_key: str) -> tuple[str, ...]:
     """The event_ids that keep this license inactive: what a reinstatement by the owner has to override."""
-    live = _latest_revisions(entries)
+    entries = list(entries)
+    live, charges = _latest_revisions(entries), charge_groups(entries)
     for root in _roots(live):
-        lineage = _Lineage(root, live)
+        lineage = _Lineage(root, live, charges)
         if license_key in lineage.keys:
             return tuple(sorted({entry.event_id for _, entry in lineage.blocks()}))
     return ()
@@ -51,13 +64,15 @@ def _latest_revisions(entries: Iterable[Entry]) -> list[Entry]:
 
 def _roots(live: list[Entry]) -> list[str]:
     """The first key of each license that this purchase issued."""
-    return list(dict.fromkeys(g.license_key for e in live if e.event in ISSUING for g in e.grants))
+    return list(dict.fromkeys(g.license_key for e in live if e.issues for g in e.grants))
 
 
 class _Lineage:
-    """One license through its keys: the first one and those that replaced it. `live` is in order."""
+    """One license through its keys: the first one and those that replaced it. `live` is in order; `groups` gives each
+    charge one name."""
 
-    def __init__(self, root: str, live: list[Entry]) -> None:
+    def __init__(self, root: str, live: list[Entry], groups: Mapping[str, str]) -> None:
+        self.groups = groups
         replaced = {grant.replaces: grant.license_key for entry in live for grant in entry.grants if grant.replaces}
         self.keys = [root]
         while self.keys[-1] in replaced:
@@ -65,7 +80,7 @@ class _Lineage:
         owned = [e for e in live if e.event not in DECISIONS or set(self.keys) & set(e.license_keys)]
         overridden = {event_id for entry in owned for event_id in entry.overrides}
         self.others = set(_roots(live)) - set(self.keys)
-        self.origin = next(e for e in live if e.event in ISSUING and any(g.license_key == root for g in e.grants))
+        self.origin = next(e for e in live if e.issues and any(g.license_key == root for g in e.grants))
         counted = [e for e in owned if self.origin.is_test or not e.is_test]  # a test never touches a real license
         self.entries = [e for e in counted if e.event_id not in overridden or e.event in CHARGES]
         self.first = next(g for g in self.origin.grants if g.license_key == root)
@@ -88,27 +103,35 @@ class _Lineage:
     def blocks(self) -> list[tuple[Reason, Entry]]:
         """Every reason why the license is not active, with the entry that says so; the strongest first."""
         if len(self.entries) == 1 and self.entries[0] is self.origin:  # most licenses, for all their life
-            return []
+            return [(Reason.REVOKED, self.origin)] if self.origin.is_withdrawn else []
         found = [(Reason.REVOKED, entry) for entry in self.of(EventKind.OWNER_REVOKE)]
+        found += [(Reason.REVOKED, self.origin)] if self.origin.is_withdrawn else []
         found += [(Reason.SUSPENDED, entry) for entry in self.of(EventKind.OWNER_SUSPEND)]
-        found += [(Reason.REFUNDED, entry) for entry in self.refunds() if self.hits(entry, self.origin)]
-        found += [(Reason.CHARGEBACK, entry) for entry in self.of(EventKind.DISPUTE_LOST)]
+        found += [(Reason.REFUNDED, entry) for entry in self.refunds() if self.is_undone_by(entry)]
+        found += [(Reason.CHARGEBACK, entry) for entry in self.of(EventKind.DISPUTE_LOST) if not entry.is_recurring]
         won = {_incident(entry) for entry in self.of(EventKind.DISPUTE_WON)}
         found += [(Reason.DISPUTED, entry) for entry in self.of(EventKind.DISPUTE) if _incident(entry) not in won]
-        found += [(_STOPS[e.event], e) for e in self.entries if e.event in _STOPS and not self.lifted(e)]
+        found += [(stop, e) for e in self.entries if (stop := _stop(e)) is not None and not self.lifted(e)]
         strength = list(Reason)
         return sorted(found, key=lambda pair: (strength.index(pair[0]), pair[1].order_key))
 
     def refunds(self) -> list[Entry]:
-        failed = {_incident(entry) for entry in self.of(EventKind.REFUND_FAILED)}
-        return [entry for entry in self.of(EventKind.REFUND) if _incident(entry) not in failed]
+        """The full refunds that did not fail afterwards."""
+        failures = list(self.of(EventKind.REFUND_FAILED))
+        return [e for e in self.of(EventKind.REFUND) if not any(_failed(e, failure) for failure in failures)]
 
     def hits(self, refund: Entry, charge: Entry) -> bool:
-        return bool(_charge_names(refund) & _charge_names(charge))
+        return bool(charges_of(refund, self.groups) & charges_of(charge, self.groups))
+
+    def is_undone_by(self, refund: Entry) -> bool:
+        """Whether a refund takes the license back: that of its sale, or of all charges where the sale is not known."""
+        return self.hits(refund, self.origin) and (self.origin.event in ISSUING or not self.unrefunded())
 
     def unrefunded(self) -> list[Entry]:
-        refunds = self.refunds()
-        return [charge for charge in self.charges if not any(self.hits(refund, charge) for refund in refunds)]
+        """The charges whose money stayed. A lost dispute of one renewal takes that period back, as its refund does."""
+        lost = [entry for entry in self.of(EventKind.DISPUTE_LOST) if entry.is_recurring]
+        back = self.refunds() + lost
+        return [e for e in self.charges if not e.is_withdrawn and not any(self.hits(refund, e) for refund in back)]
 
     def lifted(self, stop: Entry) -> bool:
         """Whether a later charge or restart undid a failed payment, an end or a cancellation.
@@ -117,12 +140,14 @@ class _Lineage:
         """
         if stop.event is EventKind.SUBSCRIPTION_ENDED and stop.grants:
             return True  # all instalments are paid: an end that gives instead of taking
+        if stop.is_final:
+            return False
         from_when = stop.effective_at or stop.moment
         if any(charge.moment >= from_when for charge in self.unrefunded() if charge.event not in ISSUING):
             return True
         if any(charge.moment > from_when for charge in self.unrefunded()):
             return True
-        return any(self.undone_by(restart, stop) for restart in self.entries if restart.event in _RESTARTS)
+        return any(self.undone_by(restart, stop) for restart in self.entries if _restarts(restart, stop))
 
     def undone_by(self, restart: Entry, stop: Entry) -> bool:
         """A cancellation without a moment of its own only says when the license ends. Where that is the end of the
@@ -138,7 +163,7 @@ class _Lineage:
     # ------------------------------------------------------------------------------------------- what was bought
     def expiry(self) -> tuple[datetime | None, int]:
         """Paid through when, and how many days of grace follow."""
-        paid = [(entry, self.grant_in(entry)) for entry in self.unrefunded() or self.charges]
+        paid = [(entry, self.grant_in(entry)) for entry in self.periods()]
         ends = [entry for entry in self.of(EventKind.SUBSCRIPTION_ENDED) if entry.grants]
         paid += [(entry, self.grant_in(entry)) for entry in ends]
         grants = [grant for _, grant in paid if grant is not None]
@@ -152,6 +177,12 @@ class _Lineage:
         if None in untils:
             return None, self.first.grace_days
         return max([until for until in untils if until] + extended), self.first.grace_days
+
+    def periods(self) -> list[Entry]:
+        """The charges that count. What we took for a charge's period gives way to what the platform says it is."""
+        paid = self.unrefunded() or self.charges
+        exact = {name for charge in paid if charge.paid_until for name in charges_of(charge, self.groups)}
+        return [c for c in paid if c.paid_until or not exact or exact.isdisjoint(charges_of(c, self.groups))]
 
     def plan(self) -> tuple[str, int, tuple[PlanChange, ...]]:
         """Product, seats and the changes announced for later, by the time from which each holds."""
@@ -207,8 +238,26 @@ def _incident(entry: Entry) -> str | None:
     return entry.incident or entry.sale_id
 
 
-def _charge_names(entry: Entry) -> set[str]:
-    return {name for name in (entry.sale_id, *entry.links) if name}
+def _failed(refund: Entry, failure: Entry) -> bool:
+    """Whether this refund failed; one that was made after the failure stands."""
+    if _incident(refund) != _incident(failure):
+        return False
+    told = refund.occurred_at is not None and failure.occurred_at is not None
+    return not told or failure.moment >= refund.moment
+
+
+def _stop(entry: Entry) -> Reason | None:
+    """Why a license stands still from this entry on; None where it does not."""
+    if entry.standing is None:
+        return _STOPS.get(entry.event)
+    return _HALTS.get(entry.standing)
+
+
+def _restarts(entry: Entry, stop: Entry) -> bool:
+    """Whether an entry can lift a stop. That a subscription stands well does not take its cancellation back."""
+    if entry is stop or _stop(entry) is not None:
+        return False
+    return entry.event in _RESTARTS or (entry.standing is Standing.OK and stop.event is not EventKind.CANCELLATION)
 
 
 def _is_ahead(entry: Entry) -> bool:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
 
 import msgspec
 
+from server.domain.catalogue import Item
 from server.domain.license import DEFAULT_GRACE
 
 
@@ -66,14 +68,39 @@ class Outcome(StrEnum):
     IGNORED = "ignored"
 
 
+class Standing(StrEnum):
+    """How a subscription stands, where the platform tells it with an event."""
+
+    OK = "ok"
+    GRACE = "grace"  # a payment failed, and is tried again
+    SUSPENDED = "suspended"
+    PAYMENT_FAILED = "payment_failed"
+
+
+class Inquiry(StrEnum):
+    """What is to be asked of a platform's API, because its webhook does not tell or does not prove it."""
+
+    SALE = "sale"  # is there such a sale? Until then a license is provisional
+    LINE_ITEMS = "line_items"  # what was sold, and how many
+    PAYMENT = "payment"  # of which charge is this payment?
+    CHARGE = "charge"  # how does the charge of this dispute stand?
+
+
 class PurchaseEvent(msgspec.Struct, frozen=True, kw_only=True):
     """What a platform says, in our words.
 
-    `sale_id` names the charge that the event is about; `subscription_id` what its charges share. `occurred_at` is the
-    event's own moment and None where the platform gives none; `effective_at` is from when it takes effect. `months` is
-    the period that the platform itself names. `incident` tells refunds and disputes of one charge apart. `links` are
-    further names of the charge. `is_paid_off` tells that a subscription ended because all instalments are paid.
-    `price` and `fee` are decimal strings in `currency`. `raw` is the payload.
+    `sale_id` names the charge that the event is about, `links` are further names of it; `subscription_id` is what its
+    charges share. `occurred_at` is the event's own moment and None where the platform gives none; `effective_at` is
+    from when it takes effect. `paid_until` is the end of the period that was paid, where the platform tells it, and
+    `months` is how long that is. `incident` tells refunds and disputes of one charge apart. `is_paid_off` tells that
+    a subscription ended because all instalments are paid, `is_final` that no later charge brings it back. `price` and
+    `fee` are decimal strings in `currency`, `refunded_total` what was refunded of the charge so far. `raw` is the
+    payload.
+
+    What was sold is `own_product_id` (an id of our catalogue), else what `source_product_id` or an alias of it is
+    mapped to, else what the `items` are. `may_issue` marks a renewal that issues the license where its sale was never
+    seen. `once` is a mark of the platform's that is good for one sale. `inquiry` is what is still to be asked, and
+    `is_withdrawn` tells that the platform disowned a sale for which a provisional license was issued.
     """
 
     event: EventKind
@@ -107,6 +134,16 @@ class PurchaseEvent(msgspec.Struct, frozen=True, kw_only=True):
     links: tuple[str, ...] = ()
     is_paid_off: bool = False
     note: str | None = None
+    own_product_id: str | None = None
+    items: tuple[Item, ...] = ()
+    paid_until: datetime | None = None
+    standing: Standing | None = None
+    is_final: bool = False
+    refunded_total: str | None = None
+    may_issue: bool = False
+    once: str | None = None
+    inquiry: Inquiry | None = None
+    is_withdrawn: bool = False
 
     @property
     def order(self) -> str:
@@ -144,7 +181,8 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
     """A line of the ledger. The fields up to `prev` are in every line; the others only where they say something.
 
     `overrides` lists the event_ids that an owner's decision sets aside for the licenses it names. `revision` counts
-    the lines that complete one event (a pending or unmapped sale); the highest one counts.
+    the lines that complete or correct one event; the highest one counts. `part_of` is the event_id of the line that
+    told this charge before: its money counts there.
     """
 
     seq: int
@@ -188,7 +226,18 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
     is_paid_off: bool = False
     overrides: tuple[str, ...] = ()
     revision: int = 0
+    part_of: str | None = None
     note: str | None = None
+    own_product_id: str | None = None
+    items: tuple[Item, ...] = ()
+    paid_until: datetime | None = None
+    standing: Standing | None = None
+    is_final: bool = False
+    refunded_total: str | None = None
+    may_issue: bool = False
+    once: str | None = None
+    inquiry: Inquiry | None = None
+    is_withdrawn: bool = False
 
     def names(self) -> list[str]:
         """All that links this entry to others: its purchase's names and, once they are known, its license keys."""
@@ -205,6 +254,11 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
         return self.occurred_at or self.effective_at or self.purchase_date or self.timestamp
 
     @property
+    def issues(self) -> bool:
+        """Whether a license may begin with this entry."""
+        return self.event in ISSUING or self.may_issue
+
+    @property
     def order_key(self) -> tuple[datetime, int, str]:
         return (self.moment, RANK[self.event], self.event_id)
 
@@ -214,12 +268,35 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 def purchase_names(said: PurchaseEvent | Entry) -> list[str]:
-    names = [f"link\0{said.source}\0{link}" for link in said.links]
+    names = [f"sale\0{said.source}\0{name}" for name in (said.sale_id, *said.links) if name]
     if said.subscription_id:
         names.append(f"subscription\0{said.source}\0{said.subscription_id}")
-    if said.sale_id:
-        names.append(f"sale\0{said.source}\0{said.sale_id}")
+    if said.once:
+        names.append(f"once\0{said.source}\0{said.once}")
     return names
+
+
+def charge_groups(entries: Iterable[Entry]) -> dict[str, str]:
+    """One name for each charge, by every name that it goes by: its sale id and links, which other entries may share.
+
+    A charge with a single name is left out.
+    """
+    found: dict[str, str] = {}
+    for entry in entries:
+        if not entry.links:
+            continue
+        names = [name for name in (entry.sale_id, *entry.links) if name]
+        known = {found[name] for name in names if name in found}
+        merged = min((*known, names[0]))
+        found.update(dict.fromkeys(names, merged))
+        if known - {merged}:
+            found.update({name: merged for name, group in found.items() if group in known})
+    return found
+
+
+def charges_of(said: PurchaseEvent | Entry, groups: Mapping[str, str]) -> set[str]:
+    """The charges that an entry is about, by the names that `charge_groups` gave them."""
+    return {groups.get(name, name) for name in (said.sale_id, *said.links) if name}
 
 
 def event_name(source: str, event_id: str) -> str:

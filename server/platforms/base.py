@@ -50,6 +50,11 @@ class Platform(ABC):
     @abstractmethod
     def parse(self, request: WebhookRequest) -> list[PurchaseEvent]: ...
 
+    def answer(self, event: PurchaseEvent) -> PurchaseEvent:
+        """The event with what the platform's API says about its `inquiry`, which is none then; asked with a short
+        timeout. Raises PlatformUnreachable, and Disowned where the platform says that it is not so."""
+        raise NotImplementedError(f"{self.name} has no API that is asked")
+
     def require_secret(self, given: str | None) -> None:
         """The secret that the owner put into the webhook's URL, compared in constant time."""
         if not self._secret:

@@ -9,14 +9,26 @@ from datetime import datetime, timedelta
 import msgspec
 
 from server.domain import keys
-from server.domain.catalogue import Catalogue, Product
+from server.domain.catalogue import Catalogue, Product, Sold
 from server.domain.fold import fold
 from server.domain.license import License, Reason
-from server.domain.purchase import CHARGES, Entry, EventKind, Grant, Outcome, PurchaseEvent
+from server.domain.purchase import (
+    CHARGES,
+    Entry,
+    EventKind,
+    Grant,
+    Inquiry,
+    Outcome,
+    PurchaseEvent,
+    charge_groups,
+    charges_of,
+)
 from server.services.catalogue_file import CatalogueFile
 from server.storage.base import Store, Transaction
 
 TEST_DAYS = 7
+PROVISIONAL = timedelta(hours=24)
+_USED = "the platform's mark on this sale was used for another one: nothing is issued for it a second time"
 _HELD = {EventKind.PENDING: Outcome.PENDING, EventKind.IGNORED: Outcome.IGNORED}
 _INACTIVE = {Reason.REVOKED: Outcome.REVOKED, Reason.CHARGEBACK: Outcome.REVOKED, Reason.REFUNDED: Outcome.REVOKED}
 _EXTENDING = CHARGES | {EventKind.OWNER_EXTEND, EventKind.SUBSCRIPTION_ENDED, EventKind.SUBSCRIPTION_RESTARTED}
@@ -31,19 +43,31 @@ class Fulfilment:
     def record(self, events: Sequence[PurchaseEvent]) -> list[Entry]:
         """Write each event's ledger line and bring its licenses to what the set of events says.
 
-        A repeat writes nothing and gives the first line again. Returns only when the lines are on disk. Raises
-        StorageUnavailable, and then nothing was promised.
+        A repeat writes nothing and gives the first line again, unless it says what that one still lacked. Returns only
+        when the lines are on disk. Raises StorageUnavailable, and then nothing was promised.
         """
         with self.store.transaction() as books:
             return [self._record(books, event) for event in events]
 
     def _record(self, books: Transaction, event: PurchaseEvent) -> Entry:
-        if seen := self.store.find_event(event.identity):
+        seen = self.store.find_event(event.identity)
+        if seen is not None and not _completes(event, seen):
             books.rest_on_disk()
             return seen
-        entry, licenses = self._decide(event)
+        if seen is None and event.once and self._is_used_up(event):
+            spent = {"event": EventKind.IGNORED, "event_id": f"{event.event_id}:again", "once": None, "note": _USED}
+            return self._record(books, msgspec.structs.replace(event, **spent))
+        return self._write(books, event, seen)
+
+    def _write(self, books: Transaction, event: PurchaseEvent, seen: Entry | None) -> Entry:
+        entry, licenses = self._decide(event, revision=seen.revision + 1 if seen else 0)
         books.append([entry], licenses)
         return entry
+
+    def _is_used_up(self, event: PurchaseEvent) -> bool:
+        """Whether another sale came with the mark that is good for one."""
+        mark = msgspec.structs.replace(event, sale_id=None, subscription_id=None, links=())
+        return any(e.once == event.once and e.event is event.event for e in self.store.history(mark.names()))
 
     def complete(self, entry: Entry, event: PurchaseEvent) -> Entry | None:
         """Issue a held or unmapped sale now; None while its product is not mapped. `event` may mend what was said."""
@@ -51,12 +75,17 @@ class Fulfilment:
             newest = self.store.find_event(entry.identity) or entry
             if newest.outcome not in (Outcome.PENDING, Outcome.UNMAPPED):
                 return newest
-            mended = msgspec.structs.replace(event, event=EventKind.OWNER_FULFIL)
+            mended = msgspec.structs.replace(event, event=EventKind.OWNER_FULFIL, inquiry=None)
             decided = self.decide(mended, revision=newest.revision + 1)
             if not decided.grants:
                 return None
             books.append([decided])
             return decided
+
+    def correct(self, event: PurchaseEvent) -> Entry:
+        """Write down what a platform says of an event now, whatever was said before; the first line where none was."""
+        with self.store.transaction() as books:
+            return self._write(books, event, self.store.find_event(event.identity))
 
     # ------------------------------------------------------------------------------------------------ deciding
     def decide(
@@ -89,12 +118,13 @@ class Fulfilment:
         history = self.store.history([*event.names(), *names])
         before = fold(history)
         if grants is None:
-            ids = [name for name in (event.source_product_id, *event.product_aliases) if name]
-            product = catalogue.for_sale(event.source, ids, event.variants)
-            grants = self._grants(event, catalogue, product, before)
+            sold = _sold(event, catalogue)
+            product = sold[0].product if sold else None
+            grants = self._grants(event, catalogue, sold, before)
         else:
             product = catalogue.find(grants[0].product_id) if grants else None
         entry = _line(event, self._clock(), product, grants, names, overrides, revision, expiry)
+        entry.part_of = _told_before(entry, history)
         after = fold([*history, entry])
         entry.outcome = _outcome(entry, before, after)
         if entry.outcome not in (Outcome.PENDING, Outcome.UNMAPPED, Outcome.IGNORED):
@@ -102,40 +132,45 @@ class Fulfilment:
         return entry, after
 
     def _grants(
-        self, event: PurchaseEvent, catalogue: Catalogue, product: Product | None, before: Licenses
+        self, event: PurchaseEvent, catalogue: Catalogue, sold: Sequence[Sold], before: Licenses
     ) -> tuple[Grant, ...]:
         if event.event is EventKind.SUBSCRIPTION_ENDED:
             return self._paid_off(event, catalogue, before)
         if event.event is EventKind.SUBSCRIPTION_UPDATED:
-            return self._new_plan(event, catalogue, product, before)
+            return self._new_plan(event, catalogue, sold, before)
         if event.event not in CHARGES:
             return ()
-        if product is None:
+        if not sold:
             return self._as_before(event, catalogue, before)
         held = {license.product_id: key for key, license in before.items()}
-        found = [(child, held.get(child.id) or self.key_for(event, child)) for child in catalogue.children(product)]
+        found = [(one, held.get(one.product.id) or self.key_for(event, one.product)) for one in catalogue.parts(sold)]
         if len(found) == 1 and len(before) == 1:
             found = [(found[0][0], next(iter(before)))]  # the subscription's license keeps its key through plan changes
-        return tuple(self.grant(event, child, key) for child, key in found)
+        return tuple(self.grant(event, one.product, key, one.quantity) for one, key in found)
 
     def key_for(self, event: PurchaseEvent, product: Product, reissue: int = 0) -> str:
         return keys.derive(self._secret, event.source, event.order, product.id, reissue, product.key_prefix)
 
-    def grant(self, event: PurchaseEvent, product: Product, key: str) -> Grant:
+    def grant(self, event: PurchaseEvent, product: Product, key: str, quantity: int | None = None) -> Grant:
         return Grant(
             product_id=product.id,
             license_key=key,
-            max_devices=product.max_devices * event.quantity,
+            max_devices=product.max_devices * (event.quantity if quantity is None else quantity),
             until=self._until(event, product.duration_days),
-            grace_days=product.grace_days,
+            grace_days=0 if event.inquiry is Inquiry.SALE else product.grace_days,
         )
 
     def _until(self, event: PurchaseEvent, duration_days: int | None) -> datetime | None:
         """Paid until when: the platform's own period goes before the product's, since one product may be sold by the
-        month and by the year. A test sale ends after a week."""
+        month and by the year. A test sale ends after a week, one that the platform has not confirmed yet after a day.
+        """
         now = self._clock()
+        if event.inquiry is Inquiry.SALE:
+            return now + PROVISIONAL
         if event.is_test:
             return now + timedelta(days=TEST_DAYS)
+        if event.paid_until is not None:
+            return event.paid_until
         start = event.purchase_date or now
         if event.months is not None:
             return add_months(start, event.months)
@@ -160,15 +195,13 @@ class Fulfilment:
         return tuple(grants)
 
     def _new_plan(
-        self, event: PurchaseEvent, catalogue: Catalogue, product: Product | None, before: Licenses
+        self, event: PurchaseEvent, catalogue: Catalogue, sold: Sequence[Sold], before: Licenses
     ) -> tuple[Grant, ...]:
         """Seats and product of a changed plan; no key, since it is the license's that the subscription has."""
-        if product is None:
-            held = [catalogue.find(license.product_id) for license in before.values()]
-            children = tuple(child for child in held if child is not None)
-        else:
-            children = catalogue.children(product)
-        return tuple(msgspec.structs.replace(self.grant(event, child, ""), until=None) for child in children)
+        held = [catalogue.find(license.product_id) for license in before.values()] if not sold else []
+        parts = catalogue.parts(sold) or [Sold(product, event.quantity) for product in held if product is not None]
+        grants = [self.grant(event, part.product, "", part.quantity) for part in parts]
+        return tuple(msgspec.structs.replace(grant, until=None) for grant in grants)
 
     def _paid_off(self, event: PurchaseEvent, catalogue: Catalogue, before: Licenses) -> tuple[Grant, ...]:
         """All instalments of a product that is sold for life are paid: the license stays, for life."""
@@ -208,6 +241,32 @@ def _line(
     )
 
 
+def _sold(event: PurchaseEvent, catalogue: Catalogue) -> list[Sold]:
+    """What an event says was sold; nothing where the platform is asked for it first, or nobody mapped it."""
+    ids = [name for name in (event.source_product_id, *event.product_aliases) if name]
+    sold = catalogue.sold(event.source, event.own_product_id, ids, event.variants, event.quantity, event.items)
+    if sold or event.inquiry is Inquiry.LINE_ITEMS:
+        return sold
+    fallback = catalogue.find(catalogue.default_product)
+    return [Sold(fallback, event.quantity)] if fallback else []
+
+
+def _completes(event: PurchaseEvent, seen: Entry) -> bool:
+    """Whether an event that was heard of before says what was missing then: that it is paid, or what was asked."""
+    is_paid_now = event.event in CHARGES and seen.event not in CHARGES
+    return is_paid_now or (seen.inquiry is not None and event.inquiry is None)
+
+
+def _told_before(entry: Entry, history: Sequence[Entry]) -> str | None:
+    """The event by which this charge is in the ledger already: Stripe tells one by its checkout and by its invoice."""
+    if not entry.links or entry.event not in CHARGES:
+        return None
+    groups = charge_groups([*history, entry])
+    same = charges_of(entry, groups)
+    others = (other for other in history if other.event in CHARGES and other.identity != entry.identity)
+    return next((other.event_id for other in others if not same.isdisjoint(charges_of(other, groups))), None)
+
+
 def _tell_licenses(entry: Entry, current: Iterable[str], after: Licenses) -> None:
     """Write into the line which licenses it is about, and how long they are valid now."""
     entry.license_keys = tuple(current)
@@ -227,10 +286,10 @@ def _outcome(entry: Entry, before: Licenses, after: Licenses) -> Outcome:
     """What the line did to its licenses, as one word."""
     if entry.event in _HELD:
         return _HELD[entry.event]
-    if entry.event in CHARGES and not after:
-        return Outcome.PENDING if entry.grants else Outcome.UNMAPPED
     if entry.event in CHARGES and not entry.grants:
-        return Outcome.UNMAPPED
+        return Outcome.PENDING if entry.inquiry is Inquiry.LINE_ITEMS else Outcome.UNMAPPED
+    if entry.event in CHARGES and not after:
+        return Outcome.PENDING
     changes = {_change(entry, before.get(key), license) for key, license in after.items()}
     strongest = (Outcome.ISSUED, Outcome.REVOKED, Outcome.SUSPENDED, Outcome.EXTENDED, Outcome.REINSTATED)
     return next((outcome for outcome in strongest if outcome in changes), Outcome.RECORDED)
@@ -248,7 +307,8 @@ def _change(entry: Entry, before: License | None, after: License) -> Outcome:
         )
     assert before is not None
     longer = before.expiry_date is not None and (after.expiry_date is None or after.expiry_date > before.expiry_date)
-    if entry.event is EventKind.RENEWAL or (longer and entry.event in _EXTENDING and before.is_active):
+    is_renewal = entry.event is EventKind.RENEWAL and not entry.part_of
+    if is_renewal or (longer and entry.event in _EXTENDING and before.is_active):
         return Outcome.EXTENDED
     return Outcome.RECORDED if before.is_active else Outcome.REINSTATED
 

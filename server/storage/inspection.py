@@ -19,7 +19,7 @@ import msgspec
 
 from server.domain.fold import fold
 from server.domain.license import Device, DeviceLine, License, devices_after
-from server.domain.purchase import ISSUING, Entry, EventKind, name_hash
+from server.domain.purchase import Entry, EventKind, name_hash
 from server.storage.base import Finding, Progress
 from server.storage.log import UNREADABLE, ChainedLog, L, Mark, line_hash, was_whole
 from server.storage.view import Books, View, ViewDamaged
@@ -280,7 +280,7 @@ def _doubles(entries: list[Entry]) -> Iterator[Finding]:
     """One sale has one license of each product; only an import may say otherwise, since it says what was."""
     found = defaultdict[tuple[str, str | None, str], dict[str, int]](dict)
     for entry in entries:
-        if entry.event in ISSUING and entry.event is not EventKind.OWNER_IMPORT:
+        if entry.issues and entry.event is not EventKind.OWNER_IMPORT:
             for grant in entry.grants:
                 found[entry.source, entry.sale_id, grant.product_id].setdefault(grant.license_key, entry.seq)
     for (source, sale_id, product_id), keys in found.items():

@@ -11,9 +11,11 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from server.errors import (
     BadRequest,
+    BadSignature,
     Conflict,
     KeyledgerError,
     NotFound,
+    PlatformUnreachable,
     StorageUnavailable,
     Unauthorized,
     Unprocessable,
@@ -27,6 +29,8 @@ STATUS: dict[type[KeyledgerError], tuple[int, str]] = {
     Unprocessable: (422, "Cannot be done"),
     Unauthorized: (401, "Not signed in"),
     Unverified: (403, "Not verified"),
+    BadSignature: (400, "Not verified"),
+    PlatformUnreachable: (503, "Platform unreachable"),
     NotFound: (404, "Not found"),
     Conflict: (409, "Conflict"),
     StorageUnavailable: (503, "Storage unavailable"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
-from server.domain.catalogue import read_catalogue
+from server.domain.catalogue import Item, Sold, read_catalogue
 from server.errors import BadRequest
 from tests.conftest import CATALOGUE
 
@@ -32,16 +33,29 @@ def test_a_bundle_is_its_children_each_once():
     assert [child.id for child in found.children(found.find("all"))] == ["a", "b"]
 
 
+def sold(*ids: str, variants: tuple[str, ...] = (), own: str | None = None, items: tuple[Item, ...] = ()) -> list[Any]:
+    found = read_catalogue(json.dumps(CATALOGUE).encode()).sold("gumroad", own, ids, variants, 2, items)
+    return [(one.product.id, one.quantity) for one in found]
+
+
 def test_a_variant_goes_before_the_plain_id():
-    found = read_catalogue(json.dumps(CATALOGUE).encode())
-    assert found.for_sale("gumroad", ["G-TEAM=="], ["Solo"]).id == "solo"
-    assert found.for_sale("gumroad", ["G-TEAM=="], ["Other"]).id == "team"
-    assert found.for_sale("gumroad", ["G-NONE=="]) is None
+    assert sold("G-TEAM==", variants=("Solo",)) == [("solo", 2)]
+    assert sold("G-TEAM==", variants=("Other",)) == [("team", 2)]
+    assert sold("G-NONE==") == []
 
 
-def test_the_default_product_takes_what_nobody_mapped():
-    raw = json.dumps({**CATALOGUE, "default_product": "wave"}).encode()
-    assert read_catalogue(raw).for_sale("gumroad", ["G-NONE=="]).id == "wave"
+def test_our_own_id_goes_before_the_sales_ids_and_those_before_its_items():
+    items = (Item(("none", "G-TEAM=="), 3), Item(("G-NONE==",), 1), Item(("G-WAVE==",), 1))
+    assert sold("G-TEAM==", own="wave", items=items) == [("wave", 2)]
+    assert sold("G-TEAM==", own="nothing of ours", items=items) == [("team", 2)]
+    assert sold("G-NONE==", items=items) == [("team", 3), ("wave", 1)]
+
+
+def test_of_a_product_sold_twice_and_once_more_in_a_bundle_the_quantities_add_up():
+    found = catalogue(a={"name": "A"}, b={"name": "B"}, ab={"name": "AB", "bundle": ["a", "b"]})
+    a, ab = found.find("a"), found.find("ab")
+    parts = found.parts([Sold(a, 2), Sold(ab, 1), Sold(a, 3)])
+    assert [(part.product.id, part.quantity) for part in parts] == [("a", 6), ("b", 1)]
 
 
 @pytest.mark.parametrize(

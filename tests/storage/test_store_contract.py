@@ -232,7 +232,7 @@ class StoreContract(ABC):
             for name in ("sale\0gumroad\0s1", "sale\0gumroad\0s3", "subscription\0gumroad\0sub", "KEY-1"):
                 assert told(reader.history([name])) == whole
             assert told(reader.history(["sale\0gumroad\0s2"])) == ["s2:sale"]
-            assert told(reader.history(["link\0gumroad\0s1-link"])) == ["x:refund"]
+            assert told(reader.history(["sale\0gumroad\0s1-link"])) == ["x:refund"]
             assert told(reader.history(["sale\0stripe\0s1", "KEY-2"])) == ["s2:sale", "s1:dispute"]
             assert reader.history(["sale\0gumroad\0s", "s1", "", "ann@example.com"]) == []
 
