@@ -61,9 +61,11 @@ def tell(report: dict[str, Any], as_json: bool) -> None:
     elif report["busy"]:
         click.echo("another process is sending")
     else:
-        click.echo(", ".join(f"{report[name]} {name}" for name in ("sent", "failed", "dead", "dropped", "waiting")))
-    if report["trouble"]:
-        complain(report["trouble"])
+        told = [f"{report[name]} {name}" for name in ("sent", "failed", "dead", "dropped", "waiting")]
+        answered = report.get("answered")  # a service of an earlier version asks nothing
+        click.echo(", ".join(told + ([f"{answered} inquiries answered"] if answered else [])))
+    for trouble in filter(None, (report["trouble"], report.get("refusal"))):
+        complain(trouble)
     sys.exit(FINDINGS if report["failed"] or report["dead"] or report["trouble"] else 0)
 
 

@@ -14,6 +14,7 @@ from server.services.audit import PurchaseAuditLog
 from server.services.caretaker import Caretaker, threads_run
 from server.services.catalogue_file import CatalogueFile
 from server.services.fulfilment import Fulfilment
+from server.services.inquiries import Inquiries
 from server.services.letters import DAMAGED
 from server.services.license_manager import LicenseManager
 from server.services.mailer import ConsoleMailer, Mailer, SmtpMailer
@@ -33,6 +34,7 @@ class Services:
     catalogue: CatalogueFile
     platforms: dict[str, Platform]
     fulfilment: Fulfilment
+    inquiries: Inquiries
     licenses: LicenseManager
     outbox: Outbox
     audit: PurchaseAuditLog
@@ -59,6 +61,7 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
     catalogue.current()  # a broken one is told at the start, not with the first sale
     fulfilment = Fulfilment(store, catalogue, settings.license_secret, clock)
     platforms = {name: made for name, kind in PLATFORMS.items() if (made := kind.from_settings(settings))}
+    inquiries = Inquiries(store, platforms, fulfilment, clock)
     return Services(
         settings=settings,
         clock=clock,
@@ -66,8 +69,9 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
         catalogue=catalogue,
         platforms=platforms,
         fulfilment=fulfilment,
+        inquiries=inquiries,
         licenses=LicenseManager(store, catalogue, fulfilment, clock),
-        outbox=Outbox(store, _mailer(settings), catalogue, settings, clock),
+        outbox=Outbox(store, _mailer(settings), catalogue, inquiries, settings, clock),
         audit=PurchaseAuditLog(store),
     )
 

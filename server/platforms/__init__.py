@@ -1,12 +1,16 @@
-"""The payment platforms, one file each, in one literal table; a name that is not in it answers 404."""
+"""The payment platforms, in one literal table; a name that is not in it answers 404."""
 
 from __future__ import annotations
 
 from server.platforms.base import Platform, WebhookRequest
 from server.platforms.gumroad import Gumroad
+from server.platforms.jvzoo import JVZoo
+from server.platforms.stripe import Stripe
 
 PLATFORMS: dict[str, type[Platform]] = {
     Gumroad.name: Gumroad,
+    JVZoo.name: JVZoo,
+    Stripe.name: Stripe,
 }
 
 __all__ = ["PLATFORMS", "Platform", "WebhookRequest"]

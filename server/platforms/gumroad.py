@@ -14,10 +14,11 @@ from typing import Self
 import msgspec
 
 from server.domain import money
-from server.domain.purchase import EventKind, PurchaseEvent
+from server.domain.purchase import EventKind, Inquiry, PurchaseEvent
 from server.errors import Unverified
 from server.platforms.base import Platform, WebhookRequest
 from server.platforms.fields import Fields
+from server.platforms.gumroad_api import GumroadApi
 from server.settings import Settings
 
 KINDS = {  # resource_name -> our word; anything else is recorded as ignored
@@ -43,14 +44,15 @@ IDENTITY = frozenset({"sale_id", "subscription_id", "is_recurring_charge"})
 class Gumroad(Platform):
     name = "gumroad"
 
-    def __init__(self, secret: str | None, seller_id: str | None) -> None:
+    def __init__(self, secret: str | None, seller_id: str | None, api: GumroadApi | None = None) -> None:
         super().__init__(secret)
-        self._seller_id = seller_id
+        self._seller_id, self._api = seller_id, api
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self | None:
-        secret = settings.gumroad_webhook_secret
-        return cls(secret, settings.gumroad_seller_id) if secret else None
+        secret, token = settings.gumroad_webhook_secret, settings.gumroad_access_token
+        api = GumroadApi(token, settings.gumroad_api_base) if token else None
+        return cls(secret, settings.gumroad_seller_id, api) if secret else None
 
     def verify(self, request: WebhookRequest) -> None:
         self.require_secret(request.query.get("secret"))
@@ -67,7 +69,11 @@ class Gumroad(Platform):
             return [read_subscription(ping, kind)]
         if hidden := hiding(ping, kind):
             return [read_shadowed(ping, kind, hidden)]
-        return read_charge(ping, kind)
+        inquiry = Inquiry.SALE if self._api else None
+        return [msgspec.structs.replace(event, inquiry=inquiry) for event in read_charge(ping, kind)]
+
+    def answer(self, event: PurchaseEvent) -> PurchaseEvent:
+        return self._api.answer(event) if self._api else msgspec.structs.replace(event, inquiry=None)
 
     def _require_seller(self, ping: Fields) -> None:
         """Sale-shaped pings name their seller; a custom field of that name hides it, and then the ping is held."""

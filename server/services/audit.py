@@ -90,11 +90,7 @@ class PurchaseAuditLog:
     def get_refunded_purchases(self) -> list[Row]:
         """The lines by which money went back in full and stayed there: refunds that did not fail, lost disputes."""
         reversals = revenue.Reversals(self._store)
-        return [
-            row_of(entry)
-            for entry in self._store.scan(Entry)
-            if reversals.stands(entry.event, (entry.source, entry.incident or entry.sale_id))
-        ]
+        return [row_of(entry) for entry in self._store.scan(Entry) if reversals.stands(entry)]
 
     def get_purchase_stats(self) -> dict[str, Any]:
         """`total_purchases` counts the charges that count in `gross_revenue`: sales and renewals, and what the owner

@@ -51,7 +51,7 @@ class Fulfilment:
 
     def _record(self, books: Transaction, event: PurchaseEvent) -> Entry:
         seen = self.store.find_event(event.identity)
-        if seen is not None and not _completes(event, seen):
+        if seen is not None and not completes(event, seen):
             books.rest_on_disk()
             return seen
         if seen is None and event.once and self._is_used_up(event):
@@ -251,10 +251,20 @@ def _sold(event: PurchaseEvent, catalogue: Catalogue) -> list[Sold]:
     return [Sold(fallback, event.quantity)] if fallback else []
 
 
-def _completes(event: PurchaseEvent, seen: Entry) -> bool:
-    """Whether an event that was heard of before says what was missing then: that it is paid, or what was asked."""
-    is_paid_now = event.event in CHARGES and seen.event not in CHARGES
-    return is_paid_now or (seen.inquiry is not None and event.inquiry is None)
+def completes(event: PurchaseEvent, seen: Entry) -> bool:
+    """Whether an event that was heard of before says more now: that it is paid, that it never will be, or what was
+    asked of the platform. What the platform disowned is believed again only when it says so itself."""
+    if seen.is_withdrawn:
+        return event.inquiry is None and not event.is_withdrawn
+    if seen.inquiry is not None:
+        return event.inquiry is None or event.is_withdrawn
+    return _weight(event) > _weight(seen)
+
+
+def _weight(said: PurchaseEvent | Entry) -> int:
+    if said.event in CHARGES:
+        return 2
+    return 0 if said.event is EventKind.PENDING else 1
 
 
 def _told_before(entry: Entry, history: Sequence[Entry]) -> str | None:

@@ -23,7 +23,7 @@ import msgspec
 from server.domain import keys
 from server.domain.catalogue import EMPTY, Catalogue
 from server.domain.license import License
-from server.domain.purchase import ISSUING, Entry, EventKind, Outcome
+from server.domain.purchase import Entry, EventKind, Inquiry, Outcome
 from server.services.letters import DELIVERY, is_domain, mail_address
 from server.settings import Settings
 from server.storage.base import Letter
@@ -120,8 +120,14 @@ def _words(letter: Letter, matter: Matter) -> dict[str, object]:
         "note": clean(entry.note if entry else None, 400),
         "text": clean(letter.text, 2000),
         "dead": [_dead(one) for one in matter.dead],
+        "provisional": _is_provisional(entry, first),
         "is_test": bool(first.is_test if first else entry and entry.is_test),
     }
+
+
+def _is_provisional(entry: Entry | None, first: License | None) -> bool:
+    """Whether the platform is still to confirm the sale; it may have done so since the letter was owed."""
+    return bool(entry and entry.inquiry is Inquiry.SALE and first and entry.expiry_date == first.expiry_date)
 
 
 def _product(matter: Matter, first: License | None) -> str:
@@ -164,7 +170,7 @@ def _trouble(entry: Entry) -> str:
     """Why the owner is told of a sale."""
     if entry.outcome is Outcome.UNMAPPED:
         return "unmapped"
-    if entry.event in ISSUING:
+    if entry.issues:
         return "homeless"
     return "held" if entry.event is EventKind.PENDING else "lone renewal"
 

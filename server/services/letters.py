@@ -12,14 +12,18 @@ from server.storage.base import Letter
 
 DELIVERY, RENEWAL, REFUND, PAYMENT_FAILED = "delivery", "renewal", "refund", "payment_failed"
 DISPUTE, UNMAPPED, DEAD_LETTER, DAMAGED = "alert_dispute", "alert_unmapped", "alert_dead_letter", "alert_damaged"
+SUSPICIOUS, PLATFORM = "alert_suspicious", "alert_platform"
+INQUIRY = "inquiry"  # no letter, but owed and tried again like one: what is to be asked of a platform
 
 LATE_SALE = timedelta(minutes=2)  # a renewal may overtake its sale; only then is it the owner's concern
+ASK_AGAIN = timedelta(minutes=1)
 
 _OWED = {
     (EventKind.SALE, Outcome.ISSUED): DELIVERY,
     (EventKind.OWNER_ISSUE, Outcome.ISSUED): DELIVERY,
     (EventKind.OWNER_FULFIL, Outcome.ISSUED): DELIVERY,
     (EventKind.OWNER_FULFIL, Outcome.EXTENDED): RENEWAL,
+    (EventKind.RENEWAL, Outcome.ISSUED): DELIVERY,
     (EventKind.RENEWAL, Outcome.EXTENDED): RENEWAL,
     (EventKind.REFUND, Outcome.REVOKED): REFUND,
     (EventKind.PAYMENT_FAILED, Outcome.SUSPENDED): PAYMENT_FAILED,
@@ -32,6 +36,8 @@ def letters_owed(entry: Entry, owner_email: str | None) -> list[Letter]:
     customer = (entry.email or "").strip()
     kind = DELIVERY if entry.event in _ALWAYS_DELIVERED else _OWED.get((entry.event, entry.outcome))
     found = []
+    if entry.inquiry and not entry.is_withdrawn:
+        found.append(_letter(entry, INQUIRY, entry.source))
     if kind and (customer or kind != DELIVERY or not owner_email):
         found.append(_letter(entry, kind, customer))
     if owner_email and (alert := _alert(entry, homeless=kind == DELIVERY and not customer)):
@@ -40,7 +46,7 @@ def letters_owed(entry: Entry, owner_email: str | None) -> list[Letter]:
 
 
 def _letter(entry: Entry, kind: str, to: str) -> Letter:
-    waits = kind == UNMAPPED and is_lone_renewal(entry)
+    pause = ASK_AGAIN if kind == INQUIRY else LATE_SALE if kind == UNMAPPED and is_lone_renewal(entry) else None
     return Letter(
         id=f"{entry.seq}:{kind}",
         kind=kind,
@@ -48,12 +54,15 @@ def _letter(entry: Entry, kind: str, to: str) -> Letter:
         seq=entry.seq,
         about=entry.identity,
         license_key=entry.license_keys[0] if entry.license_keys else None,
-        next_at=entry.timestamp + LATE_SALE if waits else None,
+        next_at=entry.timestamp + pause if pause else None,
     )
 
 
 def _alert(entry: Entry, homeless: bool) -> str | None:
-    if entry.event is EventKind.DISPUTE and entry.outcome is not Outcome.IGNORED:
+    if entry.is_withdrawn:
+        return SUSPICIOUS
+    is_warning = entry.event is EventKind.IGNORED and entry.incident is not None
+    if is_warning or (entry.event is EventKind.DISPUTE and entry.outcome is not Outcome.IGNORED):
         return DISPUTE
     if homeless or entry.outcome is Outcome.UNMAPPED or _is_held(entry) or is_lone_renewal(entry):
         return UNMAPPED

@@ -1,4 +1,4 @@
-"""The outbox: the letters that the ledger owes, and those that the owner asks for.
+"""The outbox: the letters that the ledger owes and those that the owner asks for, and the inquiries that are open.
 
 What is owed is found by reading the ledger on from where it was last looked through. One process sends at a time, the
 others go on with their work; and nothing here ever happens inside the folder lock.
@@ -18,7 +18,8 @@ import msgspec
 from server.domain.purchase import Entry
 from server.errors import BadRequest, Conflict, DamagedFile, NotFound, StorageUnavailable, Unprocessable
 from server.services.catalogue_file import CatalogueFile
-from server.services.letters import DELIVERY, letters_owed
+from server.services.inquiries import Inquiries
+from server.services.letters import DELIVERY, PLATFORM, letters_owed
 from server.services.mailer import Mailer
 from server.services.sending import GIVE_UP, SERVER, Sender, SendReport, pause_left
 from server.settings import Settings
@@ -39,11 +40,12 @@ class Outbox:
         store: Store,
         mailer: Mailer,
         catalogue: CatalogueFile,
+        inquiries: Inquiries,
         settings: Settings,
         clock: Callable[[], datetime],
     ) -> None:
         self._store, self._box, self._clock = store, store.letterbox, clock
-        self._sender = Sender(store, mailer, catalogue, settings, clock)
+        self._sender = Sender(store, mailer, catalogue, inquiries, settings, clock)
         self._owner = settings.owner_email
         self._complaint: str | None = None
         self._told: set[str] = set()
@@ -61,6 +63,8 @@ class Outbox:
         try:
             self._enrol()
             report = self._sender.work_off(limit, progress)
+            if report.refusal:
+                self.alert(PLATFORM, report.refusal)
             waiting, now = self._box.waiting(), self._clock()
             report.waiting = len(waiting)
             if waiting:

@@ -9,7 +9,7 @@ tell no sum with it. Amounts are minor units of their currency; currencies are n
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from server.domain import money
-from server.domain.purchase import CHARGES, OWNER_ISSUING, PAID, EventKind, Outcome
+from server.domain.purchase import CHARGES, OWNER_ISSUING, PAID, Entry, EventKind, Outcome
 from server.errors import BadRequest
 from server.storage.base import Store
 
@@ -26,7 +26,7 @@ TOP = 10
 # Plain words: to look up an Enum's member costs as much as to decode a field.
 _REFUND, _REFUND_FAILED, _DISPUTE_LOST = map(str, (EventKind.REFUND, EventKind.REFUND_FAILED, EventKind.DISPUTE_LOST))
 _REVERSALS = frozenset({_REFUND, _REFUND_FAILED, _DISPUTE_LOST})
-_HELD = str(EventKind.PENDING)
+_LINKING = str(EventKind.IGNORED)
 _UNMAPPED, _PENDING = str(Outcome.UNMAPPED), str(Outcome.PENDING)
 
 Name = tuple[str, str | None]
@@ -52,6 +52,8 @@ class Line(msgspec.Struct, gc=False):
     outcome: str
     revision: int = 0
     links: tuple[str, ...] = ()
+    part_of: str | None = None
+    is_withdrawn: bool = False
 
     @property
     def identity(self) -> Name:
@@ -63,29 +65,67 @@ class Line(msgspec.Struct, gc=False):
 
 
 class Reversal(msgspec.Struct, gc=False):
+    """What tells of a line whether money went back by it, or whether another line took its place."""
+
     event: str
+    event_id: str
     source: str
     sale_id: str | None
     incident: str | None = None
     links: tuple[str, ...] = ()
+    occurred_at: str | None = None
+    revision: int = 0
+
+    @property
+    def identity(self) -> Name:
+        return self.source, self.event_id
 
     @property
     def which(self) -> Name:
         return self.source, self.incident or self.sale_id
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name in (self.sale_id, *self.links) if name)
+
 
 class Reversals:
-    """The charges whose money went back, by the names that refunds and lost disputes give them."""
+    """The charges whose money went back, by all the names that refunds, lost disputes and links give them; and of the
+    lines that were completed or corrected, the last revision."""
 
     def __init__(self, store: Store) -> None:
-        found = [line for line in store.scan(Reversal) if line.event in _REVERSALS]
-        self._failed = {line.which for line in found if line.event == _REFUND_FAILED}
-        stand = [line for line in found if self.stands(line.event, line.which)]
-        self._names: set[Name] = {(line.source, name) for line in stand for name in (line.sale_id, *line.links) if name}
+        found: list[Reversal] = []
+        self.newest: dict[Name, int] = {}
+        linking: list[Reversal] = []
+        for line in store.scan(Reversal):
+            if line.revision:
+                self.newest[line.identity] = max(line.revision, self.newest.get(line.identity, 0))
+            if line.event in _REVERSALS:
+                found.append(line)
+            elif line.event == _LINKING and line.links:
+                linking.append(line)
+        self._failures = [line for line in found if line.event == _REFUND_FAILED]
+        stand = [line for line in found if self.stands(line)]
+        self._names: set[Name] = {(line.source, name) for line in stand for name in line.names}
+        self._spread(linking)
 
-    def stands(self, event: str, which: Name) -> bool:
-        """Whether by such an event money went back, and stayed there."""
-        return event == _DISPUTE_LOST or (event == _REFUND and which not in self._failed)
+    def _spread(self, linking: list[Reversal]) -> None:
+        """A payment that was refunded is the invoice's that it paid, where a line says so."""
+        for line in linking:
+            names = {(line.source, name) for name in line.names}
+            if not names.isdisjoint(self._names):
+                self._names |= names
+
+    def stands(self, line: Reversal | Entry) -> bool:
+        """Whether by this line money went back, and stayed there."""
+        if self.newest.get((line.source, line.event_id), 0) != line.revision:
+            return False
+        return line.event == _DISPUTE_LOST or (line.event == _REFUND and not self._has_failed(line))
+
+    def _has_failed(self, line: Reversal | Entry) -> bool:
+        which, moment = (line.source, line.incident or line.sale_id), _text(line.occurred_at)
+        later = (f for f in self._failures if f.which == which)
+        return any(moment is None or f.occurred_at is None or f.occurred_at >= moment for f in later)
 
     def hit(self, charge: Line) -> bool:
         if (charge.source, charge.sale_id) in self._names:
@@ -93,20 +133,23 @@ class Reversals:
         return any((charge.source, link) in self._names for link in charge.links)
 
 
-class Charges:
-    """Lets each charge through once, in the ledger's order; keeps in mind only what is held."""
+def _text(moment: datetime | str | None) -> str | None:
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}" if isinstance(moment, datetime) else moment
 
-    def __init__(self) -> None:
-        self._held: set[Name] = set()
+
+class Charges:
+    """Lets each charge through once: the newest line of an event, and of several events that tell one charge the first.
+    A sale that the platform disowned is none."""
+
+    def __init__(self, reversals: Reversals) -> None:
+        self._newest = reversals.newest
 
     def takes(self, line: Line) -> bool:
-        if line.event == _HELD:
-            self._held.add(line.identity)
-        if line.is_test:
+        if line.is_test or line.part_of or line.is_withdrawn:
             return False
-        if line.revision and line.identity not in self._held:
-            return False  # the line that it completes was counted
-        return line.event in PAID or (line.event in OWNER_ISSUING and line.price is not None)
+        if self._newest and self._newest.get(line.identity, 0) != line.revision:
+            return False
+        return line.event in PAID or (line.event in OWNER_ISSUING and (line.price is not None or line.revision > 0))
 
 
 class Waiting:
@@ -122,9 +165,10 @@ class Waiting:
         if line.outcome in (_UNMAPPED, _PENDING):
             for_its_sale = line.outcome == _PENDING and line.event in CHARGES and line.subscription_id
             self.lines[line.subscription if for_its_sale else line.identity] = line
-        elif self.lines and line.event in CHARGES:
+        elif self.lines:
             self.lines.pop(line.identity, None)
-            self.lines.pop(line.subscription, None)
+            if line.event in CHARGES:
+                self.lines.pop(line.subscription, None)
 
 
 def waiting_lines(store: Store) -> list[Line]:
@@ -173,7 +217,8 @@ class Takings:
 # ---------------------------------------------------------------------------------------------------- the statistics
 def purchase_stats(store: Store) -> dict[str, Any]:
     """What `audit.py stats` tells, from two readings of the ledger. Equal charges are counted, not kept."""
-    reversals, charges, waiting = Reversals(store), Charges(), Waiting()
+    reversals, waiting = Reversals(store), Waiting()
+    charges = Charges(reversals)
     events, found, tests = Counter[str](), Counter[tuple[Any, ...]](), 0
     first = line = next(store.scan(Line), None)
     for line in store.scan(Line):
@@ -243,7 +288,8 @@ def periods(store: Store, by: str, last: int, today: date) -> list[Period]:
     """The last so many days, weeks (from Monday) or months up to today, for each currency that took something."""
     begins = starts(by, last, today)
     found: dict[str, dict[date, Takings]] = {}
-    reversals, charges = Reversals(store), Charges()
+    reversals = Reversals(store)
+    charges = Charges(reversals)
     for line in store.scan(Line):
         if not charges.takes(line):
             continue

@@ -15,11 +15,12 @@ from typing import Any
 
 import msgspec
 
-from server.errors import DamagedFile, StorageUnavailable
+from server.errors import DamagedFile, PlatformUnreachable, StorageUnavailable
 from server.services.catalogue_file import CatalogueFile
+from server.services.inquiries import Inquiries
 from server.services.letter_subjects import LetterSubjects
 from server.services.letter_writing import Matter, render
-from server.services.letters import DEAD_LETTER, BadAddress, mail_address, masked_address
+from server.services.letters import DEAD_LETTER, INQUIRY, BadAddress, mail_address, masked_address
 from server.services.mailer import ConnectionLost, Mailer, MailError, ServerUnreachable
 from server.settings import Settings
 from server.storage.base import Letter, LetterBox, Progress, Store
@@ -37,10 +38,12 @@ _LOST_IN_A_ROW = 2
 class SendReport(msgspec.Struct, kw_only=True):
     """What one turn did. `next_due` says in how many seconds to call again, None when nothing waits.
 
-    `busy`: another process is sending. `dropped` were overtaken by what happened since, such as a refund.
+    `busy`: another process is sending. `dropped` were overtaken by what happened since, such as a refund. `answered`
+    are inquiries that a platform settled; `refusal` says why one refuses to be asked at all.
     """
 
     sent: int = 0
+    answered: int = 0
     failed: int = 0
     dead: int = 0
     dropped: int = 0
@@ -48,6 +51,7 @@ class SendReport(msgspec.Struct, kw_only=True):
     next_due: float | None = None
     busy: bool = False
     trouble: str | None = None
+    refusal: str | None = None
 
     def count(self, state: str) -> None:
         setattr(self, state, getattr(self, state) + 1)
@@ -57,22 +61,33 @@ class Sender:
     """What is needed to send letters; a turn is made of it each time."""
 
     def __init__(
-        self, store: Store, mailer: Mailer, catalogue: CatalogueFile, settings: Settings, clock: Callable[[], datetime]
+        self,
+        store: Store,
+        mailer: Mailer,
+        catalogue: CatalogueFile,
+        inquiries: Inquiries,
+        settings: Settings,
+        clock: Callable[[], datetime],
     ) -> None:
         self.box, self.mailer, self.settings, self.clock = store.letterbox, mailer, settings, clock
-        self.subjects, self._catalogue = LetterSubjects(store), catalogue
+        self.subjects, self.inquiries, self._catalogue = LetterSubjects(store), inquiries, catalogue
 
     def work_off(self, limit: int | None, progress: Progress) -> SendReport:
         """Send what is due, at most `limit` letters; the caller holds the turn. Raises StorageUnavailable."""
-        run = _Run(self)
-        if pause_left(self.box, self.clock()) == 0.0:
-            now = self.clock()
-            due = [letter for letter in self.box.waiting() if letter.next_at is None or letter.next_at <= now]
+        run, now = _Run(self), self.clock()
+        due = [letter for letter in self.box.waiting() if letter.next_at is None or letter.next_at <= now]
+        inquiries = [letter for letter in due if letter.kind == INQUIRY]
+        try:
+            run.ask(inquiries[:limit], progress)
+        finally:
+            run.flush()
+        if pause_left(self.box, now) == 0.0:
+            letters = [letter for letter in due if letter.kind != INQUIRY]
             try:
-                run.through(due[:limit], progress)
+                run.through(letters[:limit], progress)
             finally:
                 run.flush()
-            run.conclude(due)
+            run.conclude(letters)
         return run.report
 
     def compose(self, letter: Letter) -> EmailMessage:
@@ -113,6 +128,25 @@ class _Run:
                 progress(done, len(letters))
                 if self._stopped_by:
                     break
+
+    def ask(self, inquiries: Sequence[Letter], progress: Progress) -> None:
+        """Ask platforms what is still open; whoever does not answer is asked again later, as a letter is sent again."""
+        for done, inquiry in enumerate(inquiries, 1):
+            self._settle(self._inquire(inquiry))
+            progress(done, len(inquiries))
+
+    def _inquire(self, inquiry: Letter) -> Letter:
+        trying = self._trying(inquiry)
+        try:
+            if entry := self._sender.subjects.entry(inquiry):
+                self._sender.inquiries.settle(entry)
+        except PlatformUnreachable as error:
+            self.report.refusal = error.detail if error.is_refused else self.report.refusal
+            return self._failed(trying, error.detail)
+        except (DamagedFile, OSError) as error:
+            return self._failed(trying, f"cannot be asked now: {error}")
+        self.report.answered += 1
+        return self._state(trying, "sent")
 
     def _attempt(self, letter: Letter) -> Letter:
         """The letter's next state."""
@@ -169,7 +203,8 @@ class _Run:
     # ------------------------------------------------------------------------------------------------ the account
     def _settle(self, letter: Letter) -> None:
         self._settled.append(letter)
-        self.report.count(letter.state)
+        if not (letter.kind == INQUIRY and letter.state == "sent"):
+            self.report.count(letter.state)
         self._note(letter)
         if self._delivers and (len(self._unwritten) >= _GROUP or self._clock() - self._since >= _GROUP_FOR):
             self.flush()

@@ -8,17 +8,29 @@ from urllib.parse import parse_qsl
 from flask import Blueprint, Response, request
 
 from server.domain.keys import license_id
+from server.domain.purchase import Entry
 from server.errors import PlatformOff, Unverified
 from server.platforms import WebhookRequest
 from server.web.responses import answer, raw_body
 from server.web.services import services
 
 log = logging.getLogger(__name__)
-blueprint = Blueprint("webhooks", __name__, url_prefix="/api/v1/webhooks")
+blueprint = Blueprint("webhooks", __name__)
 
 
-@blueprint.post("/<platform>")
+@blueprint.post("/api/v1/webhooks/<platform>")
 def receive(platform: str) -> Response:
+    first = take(platform)[0]
+    return answer({"received": True, "outcome": first.outcome, "license_keys": first.license_keys})
+
+
+@blueprint.post("/webhooks/stripe")  # the older door
+def receive_stripe() -> Response:
+    return receive("stripe")
+
+
+def take(platform: str) -> list[Entry]:
+    """The lines of this request, on disk. Raises PlatformOff, Unverified, BadRequest, StorageUnavailable."""
     posted = webhook_request()  # raw bytes first: once Flask has read the form they are gone
     ours = services()
     configured = ours.platforms.get(platform)
@@ -29,7 +41,7 @@ def receive(platform: str) -> Response:
     except Unverified as error:
         log.warning("webhook refused", extra={"platform": platform, "code": error.code, "client": request.remote_addr})
         raise
-    entries = ours.fulfilment.record(events)
+    entries = ours.inquiries.record(events)
     for entry in entries:
         log.info(
             "webhook recorded",
@@ -41,8 +53,7 @@ def receive(platform: str) -> Response:
                 "licenses": [license_id(key) for key in entry.license_keys],
             },
         )
-    first = entries[0]
-    return answer({"received": True, "outcome": first.outcome, "license_keys": first.license_keys})
+    return entries
 
 
 def webhook_request() -> WebhookRequest:

@@ -25,6 +25,7 @@ from cryptography.x509.oid import NameOID
 from server.domain.purchase import Entry, EventKind, PurchaseEvent
 from server.services.catalogue_file import CatalogueFile
 from server.services.fulfilment import Fulfilment
+from server.services.inquiries import Inquiries
 from server.services.license_manager import LicenseManager
 from server.services.mailer import Compose, Mailer
 from server.services.outbox import Outbox
@@ -109,7 +110,8 @@ class Shop:
         self.catalogue = CatalogueFile(folder / "products.json")
         self.fulfilment = Fulfilment(self.store, self.catalogue, self.settings.license_secret, self.clock)
         self.licenses = LicenseManager(self.store, self.catalogue, self.fulfilment, self.clock)
-        self.outbox = Outbox(self.store, mailer or self.pigeon, self.catalogue, self.settings, self.clock)
+        inquiries = Inquiries(self.store, {}, self.fulfilment, self.clock)
+        self.outbox = Outbox(self.store, mailer or self.pigeon, self.catalogue, inquiries, self.settings, self.clock)
 
     def says(self, event: EventKind, sale_id: str | None = "s1", product: str = "G-WAVE", **more: Any) -> Entry:
         said: dict[str, Any] = {

@@ -1,0 +1,112 @@
+"""Stripe: signed webhooks, read as plain JSON. https://docs.stripe.com/webhooks
+
+The signature covers the raw bytes (t and v1 of the Stripe-Signature header); while a secret is rolled there are two.
+Stripe repeats for three days whatever is not answered 2xx and then switches the endpoint off, so what was understood
+is never refused: what concerns nobody here is recorded as ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Self
+
+import msgspec
+
+from server.domain.purchase import PurchaseEvent
+from server.errors import BadSignature
+from server.platforms import stripe_objects as objects
+from server.platforms.base import Platform, WebhookRequest
+from server.platforms.document import Document
+from server.platforms.stripe_api import StripeApi
+from server.settings import Settings
+
+TOLERANCE = 300  # seconds of age, as Stripe's own libraries have it
+
+
+class Occasion(msgspec.Struct, frozen=True):
+    """An event's object, what of it had been different before, and when."""
+
+    obj: Document
+    before: Document
+    at: datetime | None
+
+
+READERS: dict[str, Callable[[Occasion], list[PurchaseEvent]]] = {  # anything else is recorded as ignored
+    "checkout.session.completed": lambda said: [objects.session_event(said.obj)],
+    "checkout.session.async_payment_succeeded": lambda said: [objects.session_event(said.obj)],
+    "checkout.session.async_payment_failed": lambda said: [objects.session_event(said.obj, is_over=True)],
+    "checkout.session.expired": lambda said: [objects.session_event(said.obj, is_over=True)],
+    "invoice.paid": lambda said: [objects.invoice_event(said.obj)],
+    "invoice.payment_succeeded": lambda said: [objects.invoice_event(said.obj)],
+    "invoice.payment_failed": lambda said: [objects.failed_invoice_event(said.obj, said.at)],
+    "invoice_payment.paid": lambda said: [objects.invoice_payment_event(said.obj)],
+    "customer.subscription.updated": lambda said: objects.subscription_events(said.obj, said.before, said.at),
+    "customer.subscription.deleted": lambda said: [objects.ended_subscription_event(said.obj, said.at)],
+    "customer.subscription.paused": lambda said: [objects.paused_subscription_event(said.obj, said.at)],
+    "customer.subscription.resumed": lambda said: [objects.resumed_subscription_event(said.obj, said.at)],
+    "charge.refunded": lambda said: [objects.refunded_charge_event(said.obj, said.at, _refunded_before(said))],
+    "refund.created": lambda said: [objects.refund_event(said.obj, said.at)],
+    "refund.updated": lambda said: [objects.refund_event(said.obj, said.at)],
+    "refund.failed": lambda said: [objects.refund_event(said.obj, said.at)],
+    "charge.refund.updated": lambda said: [objects.refund_event(said.obj, said.at)],
+    "charge.dispute.created": lambda said: [objects.dispute_event(said.obj, said.at)],
+    "charge.dispute.updated": lambda said: [objects.dispute_event(said.obj, said.at)],
+    "charge.dispute.funds_withdrawn": lambda said: [objects.dispute_event(said.obj, said.at)],
+    "charge.dispute.funds_reinstated": lambda said: [objects.dispute_event(said.obj, said.at)],
+    "charge.dispute.closed": lambda said: [objects.dispute_event(said.obj, said.at, is_closed=True)],
+}
+
+
+class Stripe(Platform):
+    name = objects.NAME
+
+    def __init__(self, secrets: tuple[str, ...], api: StripeApi | None) -> None:
+        super().__init__(None)
+        self._secrets, self._api = secrets, api
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self | None:
+        if not settings.stripe_webhook_secret:
+            return None
+        key = settings.stripe_secret_key
+        return cls(settings.stripe_webhook_secret, StripeApi(key, settings.stripe_api_base) if key else None)
+
+    def verify(self, request: WebhookRequest) -> None:
+        """Any of the secrets may have signed. The library raises a TypeError where a signature is not ASCII."""
+        from stripe import SignatureVerificationError, WebhookSignature
+
+        header = request.header("Stripe-Signature") or ""
+        for secret in self._secrets:
+            try:
+                WebhookSignature.verify_header(request.body, header, secret, TOLERANCE)
+                return
+            except (SignatureVerificationError, ValueError, TypeError):
+                continue
+        raise BadSignature("Stripe-Signature: missing, too old, or not made with STRIPE_WEBHOOK_SECRET")
+
+    def parse(self, request: WebhookRequest) -> list[PurchaseEvent]:
+        event = Document.from_json(request.body)
+        event_id, word = event.required("id"), event.required("type")
+        if event.text("object") == "v2.core.event":
+            return [objects.ignored(event, event_id, f"{word}: a thin event")]
+        if event.text("account"):
+            return [objects.ignored(event, event_id, f"{word}: another merchant's, by Connect")]
+        reader, data = READERS.get(word), event.part("data")
+        if reader is None:
+            return [objects.ignored(event, event_id, f"{word}: says nothing about licenses")]
+        occasion = Occasion(data.part("object"), data.part("previous_attributes"), event.moment("created"))
+        raw = event.as_json(objects.SECRETS)
+        live = {"raw": raw, "is_test": not event.flag("livemode")}
+        return [self._asked(msgspec.structs.replace(said, **live)) for said in reader(occasion)]
+
+    def _asked(self, event: PurchaseEvent) -> PurchaseEvent:
+        """Without a key to its API there is nothing that can be asked."""
+        return event if self._api else msgspec.structs.replace(event, inquiry=None)
+
+    def answer(self, event: PurchaseEvent) -> PurchaseEvent:
+        return self._api.answer(event) if self._api else msgspec.structs.replace(event, inquiry=None)
+
+
+def _refunded_before(said: Occasion) -> int:
+    return said.before.number("amount_refunded") or 0
