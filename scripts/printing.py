@@ -34,8 +34,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 Row = Mapping[str, Any]
 
 
-class Commands(click.Group):
-    """A group whose commands end with one line and an exit code, whatever goes wrong."""
+class Command(click.Command):
+    """A command that ends with one line and an exit code, whatever goes wrong."""
 
     def invoke(self, ctx: click.Context) -> Any:
         for stream in (sys.stdout, sys.stderr):
@@ -49,6 +49,10 @@ class Commands(click.Group):
             sys.exit(141)
         except OSError as error:
             refuse(f"{error.filename or 'the system'}: {error.strerror or error}", STORAGE)
+
+
+class Commands(Command, click.Group):
+    """A group of such commands."""
 
 
 def exit_code(error: KeyledgerError) -> int:

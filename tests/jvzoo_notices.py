@@ -90,15 +90,20 @@ def cverify(notice: Notice, key: str = KEY) -> str:
         return _sha1([*(notice.get(name, "") for name in names), key])[:8].upper()
     if "ctransaction_type" in notice:
         return _sha1([key, *(notice.get(name, "") for name in ("ctransaction", "ctransamount", "cproditem"))])
-    return _sha1([*(notice[name] for name in sorted(notice, key=str.encode)), key])[:8].upper()
+    return _sha1([*(notice[name] for name in sorted(notice, key=lambda name: name.encode("utf-8", "surrogateescape"))), key])[:8].upper()
 
 
 def _sha1(parts: list[Any]) -> str:
-    return hashlib.sha1("|".join(map(str, parts)).encode()).hexdigest()
+    """Surrogates stand for bytes that are no UTF-8."""
+    return hashlib.sha1("|".join(map(str, parts)).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def posted(notice: Notice) -> bytes:
-    return "&".join(f"{quote_plus(name)}={quote_plus(str(value))}" for name, value in notice.items()).encode()
+    return "&".join(f"{_quoted(name)}={_quoted(str(value))}" for name, value in notice.items()).encode()
+
+
+def _quoted(text: str) -> str:
+    return quote_plus(text, errors="surrogateescape")
 
 
 def signed(notice: Notice, key: str = KEY) -> bytes:

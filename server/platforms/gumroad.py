@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from datetime import datetime
 from typing import Self
 
 import msgspec
 
 from server.domain import money
 from server.domain.purchase import EventKind, Inquiry, PurchaseEvent
-from server.errors import Unverified
-from server.platforms.base import Platform, WebhookRequest
+from server.errors import Unprocessable, Unverified
+from server.platforms.base import Page, Platform, Row, WebhookRequest, event_of_row, kind_of_row
 from server.platforms.fields import Fields
-from server.platforms.gumroad_api import GumroadApi
+from server.platforms.gumroad_api import EVENT_IDS, MONTHS, GumroadApi
 from server.settings import Settings
 
 KINDS = {  # resource_name -> our word; anything else is recorded as ignored
@@ -31,7 +32,6 @@ KINDS = {  # resource_name -> our word; anything else is recorded as ignored
     "subscription_ended": EventKind.SUBSCRIPTION_ENDED,
     "subscription_restarted": EventKind.SUBSCRIPTION_RESTARTED,
 }
-MONTHS = {"monthly": 1, "quarterly": 3, "biannually": 6, "yearly": 12, "every_two_years": 24}
 
 # A seller's custom field of such a name stands at top level too and replaces the real value by what the buyer typed.
 SHADOWABLE = frozenset(
@@ -47,6 +47,7 @@ class Gumroad(Platform):
     def __init__(self, secret: str | None, seller_id: str | None, api: GumroadApi | None = None) -> None:
         super().__init__(secret)
         self._seller_id, self._api = seller_id, api
+        self.confirms_sales = api is not None
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self | None:
@@ -74,6 +75,16 @@ class Gumroad(Platform):
 
     def answer(self, event: PurchaseEvent) -> PurchaseEvent:
         return self._api.answer(event) if self._api else msgspec.structs.replace(event, inquiry=None)
+
+    def page(self, since: datetime, at: str | None) -> Page:
+        if self._api is None:
+            raise Unprocessable("GUMROAD_ACCESS_TOKEN is missing: without it Gumroad's own record cannot be read")
+        return self._api.page(since, at)
+
+    @classmethod
+    def event_of(cls, row: Row) -> PurchaseEvent:
+        kind = kind_of_row(row)
+        return event_of_row(row, cls.name, EVENT_IDS[kind].format(row.sale_id), kind)
 
     def _require_seller(self, ping: Fields) -> None:
         """Sale-shaped pings name their seller; a custom field of that name hides it, and then the ping is held."""

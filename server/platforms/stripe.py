@@ -13,10 +13,10 @@ from typing import Self
 
 import msgspec
 
-from server.domain.purchase import PurchaseEvent
-from server.errors import BadSignature
+from server.domain.purchase import EventKind, PurchaseEvent
+from server.errors import BadSignature, Unprocessable
 from server.platforms import stripe_objects as objects
-from server.platforms.base import Platform, WebhookRequest
+from server.platforms.base import Page, Platform, Row, WebhookRequest, event_of_row, kind_of_row
 from server.platforms.document import Document
 from server.platforms.stripe_api import StripeApi
 from server.settings import Settings
@@ -106,6 +106,20 @@ class Stripe(Platform):
 
     def answer(self, event: PurchaseEvent) -> PurchaseEvent:
         return self._api.answer(event) if self._api else msgspec.structs.replace(event, inquiry=None)
+
+    def page(self, since: datetime, at: str | None) -> Page:
+        if self._api is None:
+            raise Unprocessable("STRIPE_SECRET_KEY is missing: without it Stripe's own record cannot be read")
+        return self._api.page(since, at)
+
+    @classmethod
+    def event_of(cls, row: Row) -> PurchaseEvent:
+        """A row's sale_id is the checkout session's id, a renewal's the invoice's, and for money that went back the
+        payment intent's; an incident is the dispute's id."""
+        kind = kind_of_row(row)
+        event_id = {EventKind.SALE: f"{row.sale_id}:sale", EventKind.RENEWAL: f"{row.sale_id}:paid"}.get(kind)
+        told = event_of_row(row, cls.name, event_id or f"{row.incident or row.sale_id}:{kind}", kind)
+        return msgspec.structs.replace(told, may_issue=kind is EventKind.RENEWAL)
 
 
 def _refunded_before(said: Occasion) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -10,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from server.domain.purchase import Inquiry, PurchaseEvent
-from server.errors import PlatformUnreachable
+from server.domain.purchase import EventKind, Inquiry, PurchaseEvent
+from server.errors import BadRequest, PlatformUnreachable
 from server.platforms import stripe_objects as objects
+from server.platforms.base import Page
 from server.platforms.document import Document
-from server.platforms.web_client import is_loopback
+from server.platforms.web_client import RateLimited, is_loopback
 
 if TYPE_CHECKING:
     from stripe import StripeClient
+
+log = logging.getLogger(__name__)
 
 QUICK = (2.0, 3.0)  # seconds to connect and to answer, while a webhook waits
 PATIENT = (10.0, 60.0)
@@ -71,6 +75,37 @@ class StripeApi:
                 return Document({})
             raise
 
+    # ------------------------------------------------------------------------------------------------ the record
+    def page(self, since: datetime, at: str | None) -> Page:
+        """A page of one kind of object; behind the last page of a kind comes the first of the next. `at` is the kind
+        and the id of the last object that was read."""
+        kind, _, after = (at or SECTIONS[0]).partition("|")
+        wanted: dict[str, Any] = {"created": {"gte": int(since.timestamp())}, "limit": 100}
+        if after:
+            wanted["starting_after"] = after
+        with told_apart():
+            found = Document(self._list(kind, wanted).to_dict(for_json=True))
+        objects_found = list(found.parts("data"))
+        events, unreadable = _read_all(objects_found, READERS[kind])
+        if found.flag("has_more") and objects_found:
+            return Page(events, f"{kind}|{objects_found[-1].required('id')}", unreadable)
+        later = SECTIONS[SECTIONS.index(kind) + 1 :]
+        return Page(events, later[0] if later else None, unreadable)
+
+    def _list(self, kind: str, wanted: Any) -> Any:
+        stripe = self._patient.v1
+        if kind == "sessions":
+            return stripe.checkout.sessions.list(wanted | {"expand": ["data.line_items"]})
+        if kind == "invoices":
+            return stripe.invoices.list(wanted | {"status": "paid", "expand": ["data.payments"]})
+        if kind == "refunds":
+            return stripe.refunds.list(wanted | {"expand": ["data.charge"]})
+        return stripe.charges.list(wanted) if kind == "charges" else stripe.disputes.list(wanted)
+
+    @cached_property
+    def _patient(self) -> StripeClient:
+        return self._client(PATIENT, retries=3)
+
     @cached_property
     def _quick(self) -> StripeClient:
         return self._client(QUICK, retries=1)
@@ -91,6 +126,60 @@ class StripeApi:
         )
 
 
+# ---------------------------------------------------------------------------------------------------- reading lists
+def _read_session(session: Document) -> PurchaseEvent | None:
+    event = objects.session_event(session)
+    if event.event is not EventKind.SALE:
+        return None
+    return objects.with_line_items(event, session.parts("line_items")) if "line_items" in session else event
+
+
+def _read_invoice(invoice: Document) -> PurchaseEvent | None:
+    return objects.invoice_event(invoice)
+
+
+def _read_charge(charge: Document) -> PurchaseEvent | None:
+    return objects.refunded_charge_event(charge, None) if charge.number("amount_refunded") else None
+
+
+def _read_refund(refund: Document) -> PurchaseEvent | None:
+    """The refund's moment, and how its charge stands with it."""
+    charge = refund.part("charge") if isinstance(refund.values.get("charge"), dict) else Document({})
+    if refund.text("status") in ("failed", "canceled"):
+        return objects.refund_event(refund, refund.moment("created"))
+    return objects.refunded_charge_event(charge, refund.moment("created")) if charge.number("amount_refunded") else None
+
+
+def _read_dispute(dispute: Document) -> PurchaseEvent | None:
+    return objects.dispute_event(dispute, dispute.moment("created"), is_closed=True)
+
+
+READERS: dict[str, Callable[[Document], PurchaseEvent | None]] = {
+    "sessions": _read_session,
+    "invoices": _read_invoice,
+    "refunds": _read_refund,
+    "charges": _read_charge,
+    "disputes": _read_dispute,
+}
+SECTIONS = tuple(READERS)
+
+
+def _read_all(
+    found: list[Document], reader: Callable[[Document], PurchaseEvent | None]
+) -> tuple[tuple[PurchaseEvent, ...], int]:
+    events, unreadable = [], 0
+    for one in found:
+        try:
+            event = reader(one)
+        except BadRequest as error:
+            log.warning("an object of Stripe's record cannot be read: %s", error.detail)
+            unreadable += 1
+            continue
+        if event is not None and (event.event is not EventKind.IGNORED or event.inquiry):
+            events.append(event)
+    return tuple(events), unreadable
+
+
 @contextmanager
 def told_apart() -> Iterator[None]:
     """Whatever keeps Stripe from answering, as the one error that callers know."""
@@ -100,5 +189,8 @@ def told_apart() -> Iterator[None]:
         yield
     except (stripe.AuthenticationError, stripe.PermissionError) as error:
         raise PlatformUnreachable(f"Stripe refuses STRIPE_SECRET_KEY ({error.http_status})", is_refused=True) from None
+    except stripe.RateLimitError as error:
+        wait = (error.headers or {}).get("Retry-After", "")
+        raise RateLimited("Stripe wants to be asked more slowly", float(wait) if wait.isdigit() else 2.0) from None
     except stripe.StripeError as error:
         raise PlatformUnreachable(f"Stripe's API does not answer ({type(error).__name__})") from None

@@ -87,6 +87,10 @@ class Fulfilment:
         with self.store.transaction() as books:
             return self._write(books, event, self.store.find_event(event.identity))
 
+    def is_mapped(self, event: PurchaseEvent) -> bool:
+        """Whether the catalogue knows now what was sold."""
+        return bool(_sold(event, self._catalogue.current()))
+
     # ------------------------------------------------------------------------------------------------ deciding
     def decide(
         self,

@@ -47,6 +47,19 @@ class Inquiries:
             answered = disowned(event, error.detail, newest.grants != ())
         self._fulfilment.record([answered])
 
+    def is_known(self, entry: Entry) -> bool:
+        """Whether the platform, asked for this one sale, knows it; also where it cannot be asked."""
+        platform = self._platforms.get(entry.source)
+        if platform is None or not platform.confirms_sales:
+            return False
+        try:
+            platform.answer(msgspec.structs.replace(entry.as_event(), inquiry=Inquiry.SALE))
+        except Disowned:
+            return False
+        except PlatformUnreachable:
+            return True
+        return True
+
     def _asked(self, event: PurchaseEvent) -> PurchaseEvent:
         if event.inquiry is None or not self._is_news(event):
             return event
