@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Keyledger's story in a few seconds: a real server on a temporary folder, a sale, its letter, two laptops, a refund.
 
-Everything is real but the outside world: Gumroad's ping comes from here, and the mail server is a small one in here.
+Everything is real but the outside world: the platforms' webhooks come from here, signed as they sign them, and the mail
+server is a small one in here.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import queue
@@ -30,6 +32,8 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from stripe import WebhookSignature
+
 from server.settings import ROOT, Settings
 
 PATIENCE = 20.0  # seconds for an answer or a letter: a slow machine, not a slow server
@@ -38,7 +42,11 @@ PRODUCTS = {
         "imagewave": {
             "name": "ImageWave Converter",
             "max_devices": 1,
-            "platform_ids": {"gumroad": ["32-nPAicqbLj8B_WswVlMw=="]},
+            "platform_ids": {
+                "gumroad": ["32-nPAicqbLj8B_WswVlMw=="],
+                "stripe": ["plink_1Pgc78B7WZ01zgkW"],
+                "jvzoo": ["406519"],
+            },
         }
     }
 }
@@ -63,6 +71,39 @@ SALE = {
     "resource_name": "sale",
     "disputed": "false",
     "dispute_won": "false",
+}
+CHECKOUT = {
+    "id": "cs_live_a1YS1URlnyQCN5fUUduORoQ7Pw41PJqDWk",
+    "object": "checkout.session",
+    "mode": "payment",
+    "payment_status": "paid",
+    "status": "complete",
+    "amount_total": 2999,
+    "currency": "eur",
+    "created": 1794137936,
+    "customer_details": {"email": "bea@example.com", "name": "Bea Example", "address": {"country": "DE"}},
+    "payment_intent": "pi_3PgafyB7WZ01zgkW0SjxsAJo",
+    "payment_link": "plink_1Pgc78B7WZ01zgkW",
+    "livemode": True,
+}
+IPN = {
+    "ccustname": "Cem Example",
+    "ccustemail": "cem@example.com",
+    "ccustcc": "TR",
+    "ccuststate": "",
+    "cproditem": "406519",
+    "cprodtitle": "ImageWave Converter",
+    "cprodtype": "STANDARD",
+    "ctransaction": "SALE",
+    "ctransreceipt": "9U7RZQUDEMO00001A",
+    "ctransamount": "29.99",
+    "ctranspaymentmethod": "PYPL",
+    "ctransvendor": "1140863",
+    "ctransaffiliate": "0",
+    "ctranstime": "1794137936",
+    "caffitid": "",
+    "cupsellreceipt": "",
+    "cvendthru": "",
 }
 
 
@@ -109,12 +150,25 @@ class Shop:
         """As Gumroad sends it: a form, proven by the secret in the URL."""
         return self._post(f"webhooks/gumroad?secret={self.secret}", urlencode(SALE | more), "x-www-form-urlencoded")
 
+    def checkout(self) -> dict[str, Any]:
+        """As Stripe sends it: JSON, signed over its bytes."""
+        event = {"id": "evt_1", "object": "event", "type": "checkout.session.completed", "created": 1794137940}
+        body = json.dumps({**event, "livemode": True, "data": {"object": CHECKOUT}})
+        signature = WebhookSignature.generate_signature_header(body, self.secret)
+        return self._post("webhooks/stripe", body, "json", {"Stripe-Signature": signature})
+
+    def ipn(self) -> dict[str, Any]:
+        """As JVZoo sends it: a form, signed by eight digits of a hash over its values."""
+        told = "|".join([*(IPN[name] for name in sorted(IPN)), self.secret])
+        cverify = hashlib.sha1(told.encode()).hexdigest()[:8].upper()  # noqa: S324 (JVZoo's, not ours)
+        return self._post("webhooks/jvzoo", urlencode({**IPN, "cverify": cverify}), "x-www-form-urlencoded")
+
     def ask(self, verb: str, **body: str) -> dict[str, Any]:
         """As an app sends it."""
         return self._post(f"licenses/{verb}", json.dumps(body), "json")
 
-    def _post(self, path: str, body: str, kind: str) -> dict[str, Any]:
-        url, headers = f"{self.url}/api/v1/{path}", {"Content-Type": f"application/{kind}"}
+    def _post(self, path: str, body: str, kind: str, more: dict[str, str] | None = None) -> dict[str, Any]:
+        url, headers = f"{self.url}/api/v1/{path}", {"Content-Type": f"application/{kind}", **(more or {})}
         request = Request(url, body.encode(), headers)  # noqa: S310 (our own address)
         with build_opener(ProxyHandler({})).open(request, timeout=PATIENCE) as answer:
             return dict(json.load(answer))
@@ -151,6 +205,8 @@ def environment_for(data: Path, secret: str, smtp_port: int) -> dict[str, str]:
         "LICENSE_SECRET": secrets.token_urlsafe(24),
         "ENV_FILE": os.devnull,
         "GUMROAD_WEBHOOK_SECRET": secret,
+        "STRIPE_WEBHOOK_SECRET": secret,
+        "JVZOO_SECRET_KEY": secret,
         "DATA_DIR": str(data),
         "EMAIL_BACKEND": "smtp",
         "SMTP_HOST": "127.0.0.1",
@@ -208,6 +264,10 @@ def tell_story(shop: Shop) -> None:
     show(f"answer: {json.dumps(shop.ping(resource_name='refund', refunded='true'))}")
     show(verdict("laptop B", shop.ask("validate", license_key=key, hardware_id="laptop-B")))
     show(f"letter: {shop.letter()['Subject']}")
+    say("Bea buys it through a Stripe payment link, Cem on JVZoo; each is proven by the platform's own signature")
+    show(f"Stripe: {json.dumps(shop.checkout())}")
+    show(f"JVZoo:  {json.dumps(shop.ipn())}")
+    show("letters: " + ", ".join(sorted(str(shop.letter()["To"]) for _ in range(2))))
     say("The owner's audit: scripts/audit.py stats")
     shop.script("scripts/audit.py", "stats")
     say("Why does the license stand as it does? scripts/audit.py explain KEY")

@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from server.errors import StartRefused
+from server.platforms import PLATFORMS
 from server.settings import ROOT, Settings, load_settings
 
 ENV = ROOT / ".env"
@@ -121,13 +122,23 @@ def welcome(settings: Settings, here: str) -> str:
 
 def webhook_urls(settings: Settings, base: str) -> dict[str, str]:
     """Of the platforms that are on. Secrets are shown on a terminal only: elsewhere this text ends in a log."""
-    url_secrets = {"gumroad": settings.gumroad_webhook_secret}
-    return {
-        platform: f"{base}/api/v1/webhooks/{platform}?secret="
-        + (quote(secret, safe="") if sys.stdout.isatty() else f"<{platform.upper()}_WEBHOOK_SECRET of .env>")
-        for platform, secret in url_secrets.items()
-        if secret
+    url_secrets = {"gumroad": settings.gumroad_webhook_secret, "stripe": None, "jvzoo": settings.jvzoo_webhook_secret}
+    urls = {
+        platform: f"{base}/api/v1/webhooks/{platform}{_query(platform, url_secrets[platform])}"
+        for platform, kind in PLATFORMS.items()
+        if kind.from_settings(settings) is not None
     }
+    if "jvzoo" in urls and settings.jvzoo_keygen == "on":
+        urls["jvzoo key"] = urls["jvzoo"].replace("/jvzoo", "/jvzoo/keygen")
+    return urls
+
+
+def _query(platform: str, secret: str | None) -> str:
+    if secret is None:
+        return ""
+    return "?secret=" + (
+        quote(secret, safe="") if sys.stdout.isatty() else f"<{platform.upper()}_WEBHOOK_SECRET of .env>"
+    )
 
 
 def first_request(here: str) -> str:

@@ -24,7 +24,7 @@ from server.domain.license import (
     devices_after,
     standing,
 )
-from server.domain.purchase import CHARGES, DECISIONS, Entry, EventKind, Outcome
+from server.domain.purchase import CHARGES, DECISIONS, Entry, EventKind, Outcome, Standing
 from server.errors import NotFound
 from server.storage.base import Store
 
@@ -59,6 +59,12 @@ _BOUND = {
     DeviceEvent.ACTIVATION: "was activated",
     DeviceEvent.DEACTIVATION: "was deactivated",
     DeviceEvent.RESET: "all devices were released",
+}
+_STANDS = {
+    Standing.OK: "in good standing",
+    Standing.GRACE: "past due",
+    Standing.SUSPENDED: "paused",
+    Standing.PAYMENT_FAILED: "unpaid",
 }
 _NO_LICENSE = {
     Outcome.UNMAPPED: "no license: its product was not mapped",
@@ -186,16 +192,31 @@ def _elsewhen(entry: Entry) -> datetime | None:
 
 
 def _said(entry: Entry) -> Iterator[str]:
-    price = f" for {entry.price} {entry.currency or ''}".rstrip() if entry.price and entry.event in CHARGES else ""
-    yield f"{_SAID[entry.event]}{price}{' (a test)' if entry.is_test else ''}"
+    yield f"{_SAID[entry.event]}{_sum(entry)}{' (a test)' if entry.is_test else ''}"
     if entry.event in CHARGES and entry.product_name:
         yield f"product: {entry.product_name}"
-    if entry.effective_at is not None:
+    if entry.part_of:
+        yield f"the same charge as {entry.part_of}"
+    if entry.standing is not None:
+        yield f"the subscription is {_STANDS[entry.standing]}"
+    if entry.effective_at is not None and entry.event not in CHARGES:
         yield f"takes effect {_day(entry.effective_at)}"
+    if entry.inquiry is not None and not entry.is_withdrawn:
+        yield f"{entry.source} was still to be asked about it"
     if entry.overrides:
         yield f"sets aside {', '.join(entry.overrides)}"
     if entry.note:
         yield f"note: {entry.note}"
+
+
+def _sum(entry: Entry) -> str:
+    """What was paid, or what of it went back."""
+    currency = f" {entry.currency}" if entry.currency else ""
+    if entry.event in CHARGES and entry.price:
+        return f" for {entry.price}{currency}"
+    if entry.refunded_total:
+        return f": {entry.price}{currency}, {entry.refunded_total}{currency} by now"
+    return ""
 
 
 def _did(entry: Entry, before: tuple[str, License] | None, after: tuple[str, License] | None) -> Iterator[str]:
