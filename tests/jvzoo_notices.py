@@ -90,7 +90,9 @@ def cverify(notice: Notice, key: str = KEY) -> str:
         return _sha1([*(notice.get(name, "") for name in names), key])[:8].upper()
     if "ctransaction_type" in notice:
         return _sha1([key, *(notice.get(name, "") for name in ("ctransaction", "ctransamount", "cproditem"))])
-    return _sha1([*(notice[name] for name in sorted(notice, key=lambda name: name.encode("utf-8", "surrogateescape"))), key])[:8].upper()
+    return _sha1(
+        [*(notice[name] for name in sorted(notice, key=lambda name: name.encode("utf-8", "surrogateescape"))), key]
+    )[:8].upper()
 
 
 def _sha1(parts: list[Any]) -> str:
