@@ -9,24 +9,49 @@ What surprises, and is so:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import count
+from operator import eq, ge, gt, le, lt
 from re import fullmatch
 from typing import Any
 
 from tests.standins.http import Answer, Asked, Json, StandIn
-from tests.standins.stripe_objects import VERSION, listed
+from tests.standins.stripe_billing import invoice, invoice_line, invoice_payment, subscription
+from tests.standins.stripe_objects import (
+    VERSION,
+    charge,
+    dispute,
+    event,
+    line_item,
+    listed,
+    price,
+    refund,
+    session,
+    signed,
+)
+
+__all__ = [  # one place to take the builders from
+    "StripeApi",
+    "charge",
+    "dispute",
+    "event",
+    "invoice",
+    "invoice_line",
+    "invoice_payment",
+    "line_item",
+    "price",
+    "refund",
+    "session",
+    "signed",
+    "subscription",
+]
 
 KEY, TEST_KEY = "sk_live_standin", "sk_test_standin"
 COMMON = ("limit", "starting_after", "ending_before", "expand")
-BOUNDS = {
-    "gt": lambda value, bound: value > bound,
-    "gte": lambda value, bound: value >= bound,
-    "lt": lambda value, bound: value < bound,
-    "lte": lambda value, bound: value <= bound,
-}
+BOUNDS: dict[str, Callable[[int, int], bool]] = {"": eq, "gt": gt, "gte": ge, "lt": lt, "lte": le}
+PREFIXES = "acct ch cs cus du dp in inpay pi plink pm prod price py pyr re si sub txn".split()
 INCLUDABLE = {"checkout.session": "line_items", "invoice": "payments", "charge": "refunds"}
 
 
@@ -54,9 +79,10 @@ KINDS = {
 
 
 class Refused(Exception):
-    def __init__(self, message: str, status: int = 400, **more: str) -> None:
+    def __init__(self, message: str, status: int = 400, code: str = "", **more: str) -> None:
         super().__init__(message)
-        self.answer = Answer(status, {"error": {"message": message, "type": "invalid_request_error"} | more})
+        named = {"code": code} if code else {}
+        self.answer = Answer(status, {"error": {"message": message, "type": "invalid_request_error"} | named | more})
 
 
 class StripeApi(StandIn):
@@ -151,7 +177,8 @@ class StripeApi(StandIn):
     def _list(self, asked: Asked, kind: Kind, is_live: bool) -> Json:
         """Newest first; of two of one second the one that was added later."""
         rows = [one for one in getattr(self, kind.store).values() if self._in_mode(one, is_live)]
-        rows = sorted(reversed(rows), key=lambda one: -one["created"])
+        rows.reverse()
+        rows.sort(key=lambda one: -int(one["created"]))
         if asked.find("payment[payment_intent]") and not asked.find("payment[type]"):
             raise Refused("Missing required param: payment[type].", code="parameter_missing", param="payment[type]")
         return self._page(asked, rows, (*kind.filters, "created"))
@@ -183,7 +210,7 @@ class StripeApi(StandIn):
             one[name] = self._included(one, name, whole)
         value = one[name]
         if isinstance(value, str):
-            if not fullmatch(r"[a-z]+_(test_|live_)?\w*\d\w*", value):
+            if value.partition("_")[0] not in PREFIXES:
                 raise _unexpandable(whole)
             one[name] = value = deepcopy(self._find(value)) or value
         elif value is not None and not isinstance(value, (dict, list)):
@@ -220,13 +247,16 @@ def _expansions(asked: Asked) -> list[str]:
 
 def _limit(asked: Asked) -> int:
     given = asked.find("limit") or "10"
-    error = {"code": "parameter_invalid_integer", "param": "limit"}
     if not fullmatch(r"-?\d+", given):
-        raise Refused(f"Invalid integer: {given}", **error)
+        raise Refused(f"Invalid integer: {given}", code="parameter_invalid_integer", param="limit")
     if int(given) > 100:
-        raise Refused(f"This value must be less than or equal to 100 (it currently is '{given}').", **error)
+        raise Refused(
+            f"This value must be less than or equal to 100 (it currently is '{given}').",
+            code="parameter_invalid_integer",
+            param="limit",
+        )
     if int(given) < 1:
-        raise Refused("This value must be greater than or equal to 1.", **error)
+        raise Refused("This value must be greater than or equal to 1.", code="parameter_invalid_integer", param="limit")
     return int(given)
 
 
@@ -242,24 +272,26 @@ def _beyond_cursor(asked: Asked, rows: list[Json]) -> list[Json]:
 
 
 def _matches(one: Json, asked: Asked) -> bool:
-    return all(_holds(one, name, value) for name, value in asked.query if name.partition("[")[0] not in COMMON)
+    types = [value for name, value in asked.query if name.partition("[")[0] in ("type", "types")]
+    if types and not any(fullmatch(each.replace(".", r"\.").replace("*", ".*"), one["type"]) for each in types):
+        return False
+    others = (*COMMON, "type", "types")
+    return all(_holds(one, name, value) for name, value in asked.query if name.partition("[")[0] not in others)
 
 
 def _holds(one: Json, name: str, wanted: str) -> bool:
-    """`created[gte]`, `payment[type]`, `customer_details[email]`, `types[]` and the like."""
+    """`created[gte]`, `payment[type]`, `customer_details[email]` and the like."""
     parameter, _, inner = name.partition("[")
     inner = inner.rstrip("]")
     if parameter == "created":
-        return bool(BOUNDS[inner](one["created"], int(wanted))) if inner else one["created"] == int(wanted)
-    if parameter in ("type", "types"):
-        return fullmatch(wanted.replace(".", r"\.").replace("*", ".*"), one["type"]) is not None
+        return BOUNDS[inner](one["created"], int(wanted))
     if parameter == "status" and one["object"] == "subscription" and wanted in ("all", "ended"):
         return wanted == "all" or one["status"] in ("canceled", "incomplete_expired")
     value: Any = _subscription_of(one) if (one["object"], parameter) == ("invoice", "subscription") else one[parameter]
     value = value.get(inner) if inner and isinstance(value, dict) else value
-    return (value["id"] if isinstance(value, dict) else value) == wanted
+    return str(value) == wanted
 
 
-def _subscription_of(invoice: Json) -> str | None:
-    details = (invoice.get("parent") or {}).get("subscription_details") or {}
-    return details.get("subscription") or invoice.get("subscription")
+def _subscription_of(bill: Json) -> str | None:
+    details = (bill.get("parent") or {}).get("subscription_details") or {}
+    return details.get("subscription") or bill.get("subscription")

@@ -18,7 +18,7 @@ WHEN = 1_794_000_000  # 2026-11-06
 MONTH = 30 * 86400
 
 
-def _nulls(names: str) -> Json:
+def nulls(names: str) -> Json:
     return dict.fromkeys(names.split())
 
 
@@ -29,10 +29,8 @@ def listed(data: list[Json], url: str, has_more: bool = False) -> Json:
 def price(
     id: str = "price_1", product: str = "prod_1", amount: int = 4900, *, interval: str | None = None, **more: Any
 ) -> Json:
-    recurring = {"interval": interval, "interval_count": 1, "usage_type": "licensed"} | _nulls(
-        "meter trial_period_days"
-    )
-    told = _nulls("custom_unit_amount lookup_key nickname tiers_mode transform_quantity") | {
+    recurring = {"interval": interval, "interval_count": 1, "usage_type": "licensed"} | nulls("meter trial_period_days")
+    told = nulls("custom_unit_amount lookup_key nickname tiers_mode transform_quantity") | {
         "id": id,
         "object": "price",
         "active": True,
@@ -70,11 +68,11 @@ def session(
     **more: Any,
 ) -> Json:
     """Without line_items: they come by expansion or from their own list."""
-    address = _nulls("city line1 line2 state") | {"country": "US", "postal_code": "12207"}
-    buyer = {"address": address, "email": email, "name": "Jane Doe", "phone": None, "tax_exempt": "none", "tax_ids": []}
-    told = _nulls(
-        "after_expiration allow_promotion_codes billing_address_collection cancel_url client_reference_id client_secret "
-        "consent consent_collection currency_conversion customer_email locale payment_method_collection "
+    address = nulls("city line1 line2 state") | {"country": "US", "postal_code": "12207"}
+    buyer: Json = {"address": address, "email": email, "name": "Jane Doe", "phone": None, "tax_exempt": "none"}
+    told = nulls(
+        "after_expiration allow_promotion_codes billing_address_collection cancel_url client_reference_id "
+        "client_secret consent consent_collection currency_conversion customer_email locale payment_method_collection "
         "payment_method_configuration_details recovered_from setup_intent shipping_address_collection shipping_cost "
         "submit_type url"
     ) | {
@@ -87,10 +85,10 @@ def session(
         "created": created,
         "currency": "usd",
         "custom_fields": [],
-        "custom_text": _nulls("after_submit shipping_address submit terms_of_service_acceptance"),
+        "custom_text": nulls("after_submit shipping_address submit terms_of_service_acceptance"),
         "customer": customer,
         "customer_creation": "if_required",
-        "customer_details": buyer,
+        "customer_details": buyer | {"tax_ids": []},
         "expires_at": created + 86400,
         "invoice": invoice,
         "invoice_creation": {"enabled": False, "invoice_data": None} if mode == "payment" else None,
@@ -112,9 +110,9 @@ def session(
         "ui_mode": "hosted" if old else "hosted_page",
     }
     if not old:
-        told |= _nulls("collected_information customer_account discounts integration_identifier origin_context ")
-        told |= _nulls("permissions presentment_details wallet_options") | {"managed_payments": {"enabled": False}}
-        told["customer_details"] = buyer | _nulls("business_name individual_name")
+        told |= nulls("collected_information customer_account discounts integration_identifier origin_context")
+        told |= nulls("permissions presentment_details wallet_options") | {"managed_payments": {"enabled": False}}
+        told["customer_details"] |= nulls("business_name individual_name")
     return told | more
 
 
@@ -160,9 +158,9 @@ def charge(
     **more: Any,
 ) -> Json:
     """`invoice` is only told in the old shape. `refunds` are not in it unless expanded."""
-    address = _nulls("city country line1 line2 postal_code state")
+    address = nulls("city country line1 line2 postal_code state")
     card = {"brand": "visa", "country": "US", "exp_month": 8, "exp_year": 2030, "funding": "credit", "last4": "4242"}
-    told = _nulls(
+    told = nulls(
         "application application_fee application_fee_amount calculated_statement_descriptor description "
         "failure_balance_transaction failure_code failure_message on_behalf_of receipt_email receipt_number review "
         "shipping source_transfer statement_descriptor statement_descriptor_suffix transfer_data transfer_group"
@@ -206,7 +204,9 @@ def refund(
 ) -> Json:
     """`amount` is of this refund alone. A refund has no livemode: its charge's decides."""
     how = {"reference_status": "pending", "reference_type": "acquirer_reference_number", "type": "refund"}
-    told = _nulls("receipt_number source_transfer_reversal transfer_reversal") | {
+    told = nulls(
+        "customer customer_account payment_method receipt_number source_transfer_reversal transfer_reversal"
+    ) | {
         "id": id,
         "object": "refund",
         "amount": amount,
@@ -235,7 +235,7 @@ def dispute(
     livemode: bool = True,
     **more: Any,
 ) -> Json:
-    evidence = _nulls("customer_email_address customer_name product_description receipt uncategorized_text")
+    evidence = nulls("customer_email_address customer_name product_description receipt uncategorized_text")
     due = {"due_by": created + 9 * 86400, "has_evidence": False, "past_due": False, "submission_count": 0}
     card = {"brand": "visa", "case_type": "chargeback", "network_reason_code": "10.4"}
     told = {
@@ -258,244 +258,6 @@ def dispute(
         "status": status,
     }
     return told | more
-
-
-def invoice_line(
-    id: str = "il_1",
-    subscription: str = "sub_1",
-    product: str = "prod_1",
-    quantity: int = 1,
-    amount: int = 2500,
-    *,
-    period: tuple[int, int] = (WHEN, WHEN + MONTH),
-    proration: bool = False,
-    price_id: str = "price_1",
-    invoice: str = "in_1",
-    livemode: bool = True,
-    old: bool = False,
-    **more: Any,
-) -> Json:
-    item = {"subscription": subscription, "subscription_item": f"si_{subscription[4:]}", "proration": proration}
-    told = {
-        "id": id,
-        "object": "line_item",
-        "amount": amount,
-        "currency": "usd",
-        "description": f"{quantity} × Team",
-        "discount_amounts": [],
-        "discountable": True,
-        "discounts": [],
-        "invoice": invoice,
-        "livemode": livemode,
-        "metadata": {},
-        "period": {"start": period[0], "end": period[1]},
-        "pretax_credit_amounts": [],
-        "quantity": quantity,
-    }
-    each = price(price_id, product, amount // max(quantity, 1), interval="month")
-    if old:
-        told |= item | {"type": "subscription", "price": each, "plan": _plan(each), "tax_amounts": [], "tax_rates": []}
-        return told | {"proration_details": {"credited_items": None}} | more
-    details = item | {"invoice_item": None, "proration_details": {"credited_items": None}}
-    parent = {"type": "subscription_item_details", "invoice_item_details": None, "subscription_item_details": details}
-    pricing = {"type": "price_details", "price_details": {"price": price_id, "product": product}}
-    pricing["unit_amount_decimal"] = each["unit_amount_decimal"]
-    return told | {"parent": parent, "pricing": pricing, "subtotal": amount, "taxes": []} | more
-
-
-def invoice(
-    id: str = "in_1",
-    subscription: str | None = "sub_1",
-    email: str = "ann@example.com",
-    amount: int = 2500,
-    *,
-    billing_reason: str = "subscription_cycle",
-    status: str = "paid",
-    period: tuple[int, int] = (WHEN, WHEN + MONTH),
-    product: str = "prod_1",
-    quantity: int = 1,
-    lines: list[Json] | None = None,
-    customer: str = "cus_1",
-    metadata: dict[str, str] | None = None,
-    payment_intent: str | None = "pi_1",
-    charge: str | None = "ch_1",
-    created: int = WHEN,
-    livemode: bool = True,
-    old: bool = False,
-    **more: Any,
-) -> Json:
-    """`metadata` is the subscription's, copied. `payment_intent` and `charge` are only told in the old shape: now
-    `payments` tells them, where it is expanded."""
-    is_paid = status == "paid"
-    if lines is None:
-        at: Json = {"period": period, "invoice": id, "livemode": livemode, "old": old}
-        lines = [invoice_line(f"il_{id[3:]}", subscription, product, quantity, amount, **at)] if subscription else []
-    told = _nulls(
-        "account_name account_tax_ids application automatically_finalizes_at custom_fields customer_address "
-        "customer_phone customer_shipping default_payment_method default_source description due_date footer "
-        "from_invoice last_finalization_error latest_revision on_behalf_of receipt_number rendering shipping_cost "
-        "shipping_details statement_descriptor test_clock"
-    ) | {
-        "id": id,
-        "object": "invoice",
-        "account_country": "US",
-        "amount_due": amount,
-        "amount_paid": amount if is_paid else 0,
-        "amount_remaining": 0 if is_paid else amount,
-        "amount_shipping": 0,
-        "attempt_count": 1,
-        "attempted": True,
-        "auto_advance": not is_paid,
-        "automatic_tax": {"enabled": False, "liability": None, "status": None, "disabled_reason": None},
-        "billing_reason": billing_reason,
-        "collection_method": "charge_automatically",
-        "created": created,
-        "currency": "usd",
-        "customer": customer,
-        "customer_email": email,
-        "customer_name": "Jane Doe",
-        "customer_tax_exempt": "none",
-        "customer_tax_ids": [],
-        "default_tax_rates": [],
-        "discounts": [],
-        "effective_at": created,
-        "ending_balance": 0,
-        "hosted_invoice_url": f"https://invoice.stripe.com/i/{id}",
-        "invoice_pdf": f"https://pay.stripe.com/invoice/{id}/pdf",
-        "issuer": {"type": "self"},
-        "lines": listed(lines, f"/v1/invoices/{id}/lines"),
-        "livemode": livemode,
-        "metadata": {},
-        "next_payment_attempt": None,
-        "number": f"SHOP-{id[3:]}",
-        "payment_settings": _nulls("default_mandate payment_method_options payment_method_types"),
-        "period_end": created,  # not the new period: that is the lines'
-        "period_start": created,
-        "post_payment_credit_notes_amount": 0,
-        "pre_payment_credit_notes_amount": 0,
-        "starting_balance": 0,
-        "status": status,
-        "status_transitions": _nulls("marked_uncollectible_at voided_at")
-        | {"finalized_at": created, "paid_at": created if is_paid else None},
-        "subtotal": amount,
-        "subtotal_excluding_tax": amount,
-        "total": amount,
-        "total_discount_amounts": [],
-        "total_excluding_tax": amount,
-        "total_pretax_credit_amounts": [],
-        "webhooks_delivered_at": created,
-    }
-    if old:
-        told |= {"subscription": subscription, "subscription_details": {"metadata": metadata or {}}, "paid": is_paid}
-        told |= {"payment_intent": payment_intent if amount else None, "charge": charge if amount else None}
-        return told | _nulls("discount quote tax transfer_data") | {"paid_out_of_band": False} | more
-    details = {"metadata": metadata or {}, "subscription": subscription}
-    parent = {"type": "subscription_details", "quote_details": None, "subscription_details": details}
-    told |= {"parent": parent if subscription else None, "amount_overpaid": 0, "total_taxes": []}
-    return told | {"customer_account": None} | more
-
-
-def invoice_payment(
-    id: str = "inpay_1",
-    invoice: str = "in_1",
-    payment_intent: str = "pi_1",
-    amount: int = 2500,
-    *,
-    status: str = "paid",
-    created: int = WHEN,
-    livemode: bool = True,
-    **more: Any,
-) -> Json:
-    told = {
-        "id": id,
-        "object": "invoice_payment",
-        "amount_paid": amount if status == "paid" else None,
-        "amount_requested": amount,
-        "created": created,
-        "currency": "usd",
-        "invoice": invoice,
-        "is_default": True,
-        "livemode": livemode,
-        "payment": {"type": "payment_intent", "payment_intent": payment_intent},
-        "status": status,
-        "status_transitions": {"canceled_at": None, "paid_at": created if status == "paid" else None},
-    }
-    return told | more
-
-
-def subscription(
-    id: str = "sub_1",
-    product: str = "prod_1",
-    quantity: int = 1,
-    *,
-    status: str = "active",
-    period: tuple[int, int] = (WHEN, WHEN + MONTH),
-    amount: int = 2500,
-    price_id: str = "price_1",
-    customer: str = "cus_1",
-    latest_invoice: str | None = "in_1",
-    metadata: dict[str, str] | None = None,
-    created: int = WHEN,
-    livemode: bool = True,
-    old: bool = False,
-    **more: Any,
-) -> Json:
-    """`amount` is of one seat. The paid period is the item's, in the old shape the subscription's."""
-    span = {"current_period_start": period[0], "current_period_end": period[1]}
-    each = price(price_id, product, amount, interval="month", livemode=livemode)
-    item = {
-        "id": f"si_{id[4:]}",
-        "object": "subscription_item",
-        "billing_thresholds": None,
-        "created": created,
-        "discounts": [],
-        "metadata": {},
-        "plan": _plan(each),
-        "price": each,
-        "quantity": quantity,
-        "subscription": id,
-        "tax_rates": [],
-    }
-    told = _nulls(
-        "application application_fee_percent billing_cycle_anchor_config billing_thresholds cancel_at canceled_at "
-        "days_until_due default_payment_method default_source description ended_at next_pending_invoice_item_invoice "
-        "on_behalf_of pause_collection pending_invoice_item_interval pending_setup_intent pending_update schedule "
-        "test_clock transfer_data trial_end trial_start"
-    ) | {
-        "id": id,
-        "object": "subscription",
-        "automatic_tax": {"enabled": False, "liability": None, "disabled_reason": None},
-        "billing_cycle_anchor": created,
-        "cancel_at_period_end": False,
-        "cancellation_details": _nulls("comment feedback reason"),
-        "collection_method": "charge_automatically",
-        "created": created,
-        "currency": "usd",
-        "customer": customer,
-        "default_tax_rates": [],
-        "discounts": [],
-        "invoice_settings": {"account_tax_ids": None, "issuer": {"type": "self"}},
-        "items": listed([item if old else item | span], f"/v1/subscription_items?subscription={id}"),
-        "latest_invoice": latest_invoice,
-        "livemode": livemode,
-        "metadata": metadata or {},
-        "payment_settings": _nulls("payment_method_options payment_method_types")
-        | {"save_default_payment_method": "off"},
-        "start_date": created,
-        "status": status,
-        "trial_settings": {"end_behavior": {"missing_payment_method": "create_invoice"}},
-    }
-    if old:
-        return told | span | {"discount": None, "plan": _plan(each), "quantity": quantity} | more
-    told |= {"billing_mode": {"type": "classic"}, "billing_schedules": [], "managed_payments": {"enabled": False}}
-    return told | {"customer_account": None} | more
-
-
-def _plan(of: Json) -> Json:
-    kept = {name: of[name] for name in ("id", "active", "billing_scheme", "created", "currency", "livemode", "product")}
-    span = {name: of["recurring"][name] for name in ("interval", "interval_count", "usage_type", "trial_period_days")}
-    amount = {"amount": of["unit_amount"], "amount_decimal": of["unit_amount_decimal"]}
-    return kept | span | amount | {"object": "plan", "metadata": {}, "nickname": None}
 
 
 def event(
@@ -529,7 +291,7 @@ def signed(event: Json, secret: str, timestamp: int | None = None) -> tuple[byte
     from stripe import WebhookSignature
 
     body = json.dumps(event, indent=2, ensure_ascii=False)
-    signature: str = WebhookSignature.generate_signature_header(body, secret, timestamp)  # type: ignore[no-untyped-call]
+    signature = WebhookSignature.generate_signature_header(body, secret, timestamp)
     return body.encode(), {
         "Content-Type": "application/json; charset=utf-8",
         "Stripe-Signature": signature,
