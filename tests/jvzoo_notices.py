@@ -1,4 +1,4 @@
-"""What JVZoo posts, as tests write it: fields with invented values, and signatures made apart from the server's code."""
+"""What JVZoo posts, as tests write it: invented values, and signatures made apart from the server's code."""
 
 from __future__ import annotations
 

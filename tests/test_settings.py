@@ -42,6 +42,24 @@ def test_every_kind_is_read():
     assert settings.from_email == "Acme Software <sales@acme.example>"
 
 
+def test_jvzoo_is_off_and_careful_by_default_and_read_as_it_is_written():
+    settings = load_settings(GOOD)
+    assert (settings.jvzoo_secret_key, settings.jvzoo_webhook_secret) == (None, None)
+    assert (settings.jvzoo_legacy_signature, settings.jvzoo_keygen, settings.jvzoo_amounts) == ("off", "off", "dollars")
+    settings = load_settings(
+        GOOD
+        | {
+            "JVZOO_SECRET_KEY": "secret",  # of any length: JVZoo lets its users choose it
+            "JVZOO_WEBHOOK_SECRET": "d" * 16,
+            "JVZOO_LEGACY_SIGNATURE": "On",
+            "JVZOO_KEYGEN": "ON",
+            "JVZOO_AMOUNTS": "Cents",
+        }
+    )
+    assert (settings.jvzoo_secret_key, settings.jvzoo_webhook_secret) == ("secret", "d" * 16)
+    assert (settings.jvzoo_legacy_signature, settings.jvzoo_keygen, settings.jvzoo_amounts) == ("on", "on", "cents")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -66,6 +84,12 @@ def test_every_kind_is_read():
         ("GUMROAD_API_BASE", "https://evil.example"),
         ("GUMROAD_API_BASE", "http://api.gumroad.com"),
         ("GUMROAD_WEBHOOK_SECRET", "short"),
+        ("JVZOO_SECRET_KEY", "two\nlines"),
+        ("JVZOO_WEBHOOK_SECRET", "short"),
+        ("JVZOO_LEGACY_SIGNATURE", "maybe"),
+        ("JVZOO_LEGACY_SIGNATURE", "true"),
+        ("JVZOO_KEYGEN", "1"),
+        ("JVZOO_AMOUNTS", "pennies"),
         ("SIGNING_KEY", "not a key"),
         ("SIGNING_KEY", base64.b64encode(b"k" * 31).decode()),
         ("ADMIN_PASSWORD_HASH", "hunter2"),

@@ -17,13 +17,18 @@ from tests.standins import stripe_objects as stripe
 WHSEC = "whsec_of_the_tests"
 
 
-def shop_of_three(folder: Path, clock: Clock, **settings: Any) -> Shop:
+def catalogue_of_three() -> dict[str, Any]:
+    """Of Stripe only the payment links are mapped, which its invoices do not name."""
     catalogue = copy.deepcopy(CATALOGUE)
     ids = {"wave": ("plink_wave", jvzoo.WAVE), "team": ("plink_team", jvzoo.TEAM)}
     for product, (link, number) in ids.items():
         catalogue["products"][product]["platform_ids"] |= {"stripe": [link], "jvzoo": [number]}
+    return catalogue
+
+
+def shop_of_three(folder: Path, clock: Clock, **settings: Any) -> Shop:
     given: dict[str, Any] = {"stripe_webhook_secret": (WHSEC,), "jvzoo_secret_key": jvzoo.KEY}
-    return Shop(folder, clock, catalogue, **(given | settings))
+    return Shop(folder, clock, catalogue_of_three(), **(given | settings))
 
 
 class Till(ABC):

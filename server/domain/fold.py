@@ -64,7 +64,7 @@ def _latest_revisions(entries: Iterable[Entry]) -> list[Entry]:
 
 def _roots(live: list[Entry]) -> list[str]:
     """The first key of each license that this purchase issued."""
-    return list(dict.fromkeys(g.license_key for e in live if e.issues for g in e.grants))
+    return list(dict.fromkeys(g.license_key for e in live if e.issues for g in e.grants if g.license_key))
 
 
 class _Lineage:
@@ -200,7 +200,8 @@ class _Lineage:
 
     def step_in(self, entry: Entry) -> Grant | None:
         if entry.event in CHARGES or entry.event is EventKind.SUBSCRIPTION_UPDATED:
-            return self.grant_in(entry)
+            grant = self.grant_in(entry)
+            return grant if grant is not None and (grant.product_id or grant is self.first) else None
         return None
 
     # ------------------------------------------------------------------------------------------- the records

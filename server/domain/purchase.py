@@ -163,6 +163,8 @@ class PurchaseEvent(msgspec.Struct, frozen=True, kw_only=True):
 class Grant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one entry decided for one license: product, key, seats and until when it is paid (None: for life).
 
+    Without a key it is for the license of its subscription; without a product it says nothing of plan and seats.
+
     `features` and `tier` are set only where the owner gave this license its own. `replaces` is the key that a reissue
     put out of use.
     """

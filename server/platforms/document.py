@@ -103,7 +103,10 @@ class Document:
         return self.part(name).text("id") if isinstance(value, dict) else self.text(name)
 
     def as_json(self, without: frozenset[str] = frozenset()) -> msgspec.Raw:
-        return msgspec.Raw(msgspec.json.encode(_stripped(self.values, without)))
+        try:
+            return msgspec.Raw(msgspec.json.encode(_stripped(self.values, without)))
+        except RecursionError:
+            raise BadRequest("body: nested too deeply") from None
 
     def _wrong(self, name: str, what: str) -> BadRequest:
         return BadRequest(f"{self._path}{name}: is {what}")

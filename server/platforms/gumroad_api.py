@@ -54,8 +54,10 @@ class GumroadApi:
             raise Disowned("Gumroad knows no such sale")
         _require_same(event, sale)
         _require_state(event, sale)
-        email = sale.text("purchase_email") or sale.text("email") or event.email
-        return msgspec.structs.replace(event, inquiry=None, email=email)
+        theirs = _charge(sale)
+        told = {name: getattr(theirs, name) for name in ("email", "customer_name", "purchase_date")}
+        known = {name: value for name, value in told.items() if value is not None}
+        return msgspec.structs.replace(event, inquiry=None, **known)
 
     def page(self, since: datetime, at: str | None) -> Page:
         """Ten sales, the newest first, with what went wrong with each; `after` is a whole day, in UTC."""
@@ -105,7 +107,7 @@ def _charge(sale: Document) -> PurchaseEvent:
         product_name=sale.text("product_name"),
         variants=tuple(str(name) for name in variants.values()) if isinstance(variants, dict) else (),
         quantity=sale.number("quantity", low=1, high=100_000) or 1,
-        price=money.told(sale.number("price") or 0, "usd"),
+        price=money.told(_price(sale), "usd"),
         currency="usd",
         fee=money.told(sale.number("gumroad_fee") or 0, "usd"),
         purchase_date=_moment(sale),
@@ -116,6 +118,12 @@ def _charge(sale: Document) -> PurchaseEvent:
         months=MONTHS.get(sale.text("subscription_duration") or "") if subscription_id else None,
         raw=sale.as_json(),
     )
+
+
+def _price(sale: Document) -> int:
+    """As the ping has it: without the tax and the shipping that the seller collects, which the API's price holds."""
+    extra = (sale.number("tax_cents") or 0) + (sale.number("shipping_cents") or 0)
+    return max(0, (sale.number("price") or 0) - extra)
 
 
 def _moment(sale: Document) -> datetime | None:

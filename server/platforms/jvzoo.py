@@ -1,6 +1,7 @@
 """JVZoo: JVZIPN 1 and 2, forms signed with 32 bits of SHA-1 over their values and the secret key.
 
-https://jvzoo.zendesk.com/hc/en-us/articles/206456857 (1), https://support.jvzoo.com/hc/en-us/articles/49387230478235 (2)
+1: https://jvzoo.zendesk.com/hc/en-us/articles/206456857
+2: https://support.jvzoo.com/hc/en-us/articles/49387230478235
 
 Both versions may tell one order, with the same receipt. A refund and a chargeback carry the receipt of the charge that
 they reverse, a renewal that of its first sale and `-B001`, `-B002`. Anything but 200 is sent again every hour for three
@@ -25,7 +26,7 @@ from server.domain import money
 from server.domain.license import LATEST
 from server.domain.purchase import PAID, EventKind, PurchaseEvent, Standing
 from server.errors import BadRequest, Unverified
-from server.platforms.base import Platform, WebhookRequest
+from server.platforms.base import TOLD_BY_ROWS, Platform, Row, WebhookRequest, event_of_row
 from server.platforms.fields import MOST_FIELDS, Fields
 from server.settings import Settings
 
@@ -42,6 +43,7 @@ KINDS = {  # the transaction's type -> our word; anything else, tests included, 
     "CANCEL-REBILL": EventKind.CANCELLATION,
     "UNCANCEL-REBILL": EventKind.UNCANCELLATION,
 }
+ROW_WORDS = {"sale": "SALE", "renewal": "BILL", "refund": "RFND", "chargeback": "CGBK", "dispute_lost": "CGBK"}
 _REVERSALS = frozenset({EventKind.REFUND, EventKind.DISPUTE_LOST})
 _OF_SUBSCRIPTIONS = frozenset(
     {EventKind.RENEWAL, EventKind.PAYMENT_FAILED, EventKind.CANCELLATION, EventKind.UNCANCELLATION}
@@ -152,6 +154,21 @@ class JVZoo(Platform):
             return [read_ignored(notice, dialect, word)]
         tells_cents = self._tells_cents and dialect is not V2
         return [read_event(notice, dialect, word, tells_cents)]
+
+    @classmethod
+    def event_of(cls, row: Row) -> PurchaseEvent:
+        """A row of JVZoo's export, with its type or with our word for it. It does not tell which products are renewed,
+        so every sale may be: a license is derived from the first receipt either way."""
+        word = ROW_WORDS.get(row.event.strip().lower(), row.event.strip().upper())
+        kind = KINDS.get(word)
+        if kind not in TOLD_BY_ROWS or _is_test(word):
+            raise BadRequest(
+                f"event: {row.event[:40]!r} is none of {', '.join(sorted(ROW_WORDS))}, SALE, BILL, RFND, CGBK"
+            )
+        base = base_receipt(row.sale_id)
+        row = msgspec.structs.replace(row, subscription_id=base)
+        told = event_of_row(row, cls.name, f"{row.sale_id}:{word}", kind)
+        return msgspec.structs.replace(told, is_recurring=kind is EventKind.RENEWAL or base != row.sale_id)
 
 
 # ---------------------------------------------------------------------------------------------------- what is signed

@@ -60,8 +60,10 @@ class StripeApi:
         return msgspec.structs.replace(event, inquiry=None, links=tuple(dict.fromkeys([*event.links, *invoices])))
 
     def _ask_charge(self, event: PurchaseEvent) -> PurchaseEvent:
-        charge_id = next((link for link in event.links if link.startswith(("ch_", "py_"))), "")
-        charge = self._found(lambda: self._quick.v1.charges.retrieve(charge_id))
+        charge_id = next((link for link in event.links if link.startswith(("ch_", "py_"))), None)
+        charge = self._found(lambda: self._quick.v1.charges.retrieve(charge_id)) if charge_id else Document({})
+        if not charge.values:
+            return msgspec.structs.replace(event, inquiry=None)
         return objects.settled_dispute_event(event, charge, datetime.now(UTC).replace(microsecond=0))
 
     def _found(self, ask: Callable[[], Any]) -> Document:

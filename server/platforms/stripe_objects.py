@@ -97,14 +97,14 @@ def with_line_items(event: PurchaseEvent, lines: Iterable[Document]) -> Purchase
     found = [(line, _item(line)) for line in lines]
     items = tuple(item for _, item in found if item.ids)
     rhythm = found[0][0].part("price").part("recurring") if len(found) == 1 else Document({})
-    months = MONTHS.get(rhythm.text("interval") or "", 0) * (rhythm.number("interval_count") or 1)
+    months = MONTHS.get(rhythm.text("interval") or "", 0) * (rhythm.number("interval_count", high=1200) or 1)
     return msgspec.structs.replace(
         event,
         inquiry=None,
         items=items,
         quantity=_whole_quantity(items),
         months=(months or None) if event.subscription_id else None,
-        source_product_id=event.source_product_id or (items[0].ids[-1] if items else None),
+        source_product_id=event.source_product_id or _only(items),
         product_name=event.product_name or (found[0][0].text("description") if found else None),
     )
 
@@ -119,6 +119,8 @@ def invoice_event(invoice: Document) -> PurchaseEvent:
     lines = _paid_lines(invoice)
     items = tuple(item for item in map(_item, lines) if item.ids)
     ends = [end for line in lines if (end := line.part("period").moment("end"))]
+    if not ends:
+        return ignored(invoice, f"{invoice_id}:paid", "nothing but fees: no period was paid")
     moments = invoice.part("status_transitions")
     paid_at = moments.moment("paid_at") or invoice.moment("created")
     is_first = invoice.text("billing_reason") == "subscription_create"
@@ -142,7 +144,7 @@ def invoice_event(invoice: Document) -> PurchaseEvent:
         items=items,
         quantity=_whole_quantity(items),
         product_name=lines[0].text("description") if lines else None,
-        **_sold(_subscription_details(invoice).part("metadata"), items[0].ids[-1] if items else None),
+        **_sold(_subscription_details(invoice).part("metadata"), _only(items)),
         **_amount(invoice, "amount_paid"),
     )
 
@@ -192,9 +194,16 @@ def _payments_of(invoice: Document) -> list[str | None]:
 
 def _paid_lines(invoice: Document) -> list[Document]:
     """The lines of whole periods; of an invoice that only settles a change of plan, those that were charged for."""
-    lines = [line for line in invoice.parts("lines") if line.text("type") in (None, "subscription")]
-    whole = [line for line in lines if not _is_proration(line)]
-    return whole or [line for line in lines if (line.number("amount", low=-(10**12)) or 0) >= 0]
+    lines = list(invoice.parts("lines"))
+    whole = [line for line in lines if _is_of_subscription(line) and not _is_proration(line)]
+    settled = (line for line in lines if _is_proration(line))
+    return whole or [line for line in settled if (line.number("amount", low=-(10**12)) or 0) >= 0]
+
+
+def _is_of_subscription(line: Document) -> bool:
+    """Not a single item, such as a fee, that is charged with the subscription."""
+    kind = line.text("type") or line.part("parent").text("type")
+    return kind in (None, "subscription", "subscription_item_details")
 
 
 def _is_proration(line: Document) -> bool:
@@ -257,8 +266,9 @@ def dispute_event(dispute: Document, at: datetime | None, is_closed: bool = Fals
         return said(dispute, kind, f"{dispute_id}:{kind}", **known, is_disputed=is_disputed, note=note, inquiry=inquiry)
     if status in INQUIRIES_OF_BANKS:
         return ignored(dispute, f"{dispute_id}:warning", "the bank asks about the charge: answer it in Stripe", **known)
-    asked = Inquiry.CHARGE if is_closed else None
-    return ignored(dispute, f"{dispute_id}:{status}", f"the dispute's status is {status}", **known, inquiry=asked)
+    is_over = is_closed or status == "prevented"  # for which Stripe names no event that closes it
+    word, asked = (f"closed:{status}", Inquiry.CHARGE) if is_over else (status, None)
+    return ignored(dispute, f"{dispute_id}:{word}", f"the dispute's status is {status}", **known, inquiry=asked)
 
 
 def settled_dispute_event(event: PurchaseEvent, charge: Document, at: datetime) -> PurchaseEvent:
@@ -364,7 +374,7 @@ def _state(subscription: Document, kind: EventKind, word: str, at: datetime | No
         standing=STANDINGS.get(subscription.text("status") or ""),
         items=items,
         quantity=_whole_quantity(items),
-        **_sold(subscription.part("metadata"), items[0].ids[-1] if items else None),
+        **_sold(subscription.part("metadata"), _only(items)),
     )
 
 
@@ -380,6 +390,11 @@ def _item(line: Document) -> Item:
             ids.append(line.text(name))
     quantity = line.number("quantity", low=0, high=100_000)
     return Item(_present(*ids), max(1, 1 if quantity is None else quantity))
+
+
+def _only(items: tuple[Item, ...]) -> str | None:
+    """The product, where it is one: none of several stands for the whole sale."""
+    return items[0].ids[-1] if len(items) == 1 else None
 
 
 def _whole_quantity(items: tuple[Item, ...]) -> int:

@@ -29,6 +29,7 @@ from server.storage.base import Store, Transaction
 TEST_DAYS = 7
 PROVISIONAL = timedelta(hours=24)
 _USED = "the platform's mark on this sale was used for another one: nothing is issued for it a second time"
+_KEPT = "the same sale told in another way; its mark is kept, so that it is good for no other one"
 _HELD = {EventKind.PENDING: Outcome.PENDING, EventKind.IGNORED: Outcome.IGNORED}
 _INACTIVE = {Reason.REVOKED: Outcome.REVOKED, Reason.CHARGEBACK: Outcome.REVOKED, Reason.REFUNDED: Outcome.REVOKED}
 _EXTENDING = CHARGES | {EventKind.OWNER_EXTEND, EventKind.SUBSCRIPTION_ENDED, EventKind.SUBSCRIPTION_RESTARTED}
@@ -53,6 +54,7 @@ class Fulfilment:
         seen = self.store.find_event(event.identity)
         if seen is not None and not completes(event, seen):
             books.rest_on_disk()
+            self._keep_mark(books, event, seen)
             return seen
         if seen is None and event.once and self._is_used_up(event):
             spent = {"event": EventKind.IGNORED, "event_id": f"{event.event_id}:again", "once": None, "note": _USED}
@@ -66,8 +68,17 @@ class Fulfilment:
 
     def _is_used_up(self, event: PurchaseEvent) -> bool:
         """Whether another sale came with the mark that is good for one."""
+        return any(e.once == event.once and e.sale_id != event.sale_id for e in self._marked(event))
+
+    def _keep_mark(self, books: Transaction, event: PurchaseEvent, seen: Entry) -> None:
+        """A repeat that came another way may bring the mark that the first notice did not have."""
+        if event.once and seen.once is None and not any(e.once == event.once for e in self._marked(event)):
+            kept = {"event": EventKind.IGNORED, "event_id": f"{event.event_id}:mark", "note": _KEPT}
+            self._write(books, msgspec.structs.replace(event, **kept), None)
+
+    def _marked(self, event: PurchaseEvent) -> list[Entry]:
         mark = msgspec.structs.replace(event, sale_id=None, subscription_id=None, links=())
-        return any(e.once == event.once and e.event is event.event for e in self.store.history(mark.names()))
+        return self.store.history(mark.names())
 
     def complete(self, entry: Entry, event: PurchaseEvent) -> Entry | None:
         """Issue a held or unmapped sale now; None while its product is not mapped. `event` may mend what was said."""
@@ -181,7 +192,10 @@ class Fulfilment:
         return start + timedelta(days=duration_days) if duration_days is not None else None
 
     def _as_before(self, event: PurchaseEvent, catalogue: Catalogue, before: Licenses) -> tuple[Grant, ...]:
-        """A renewal of a product that is not mapped any more renews what the customer has."""
+        """A renewal of a product that is not mapped (any more) renews what the customer has, also where its sale is
+        still to come: a payment link may be mapped, and the price that its invoices name not."""
+        if not before and event.may_issue and (until := self._until(event, None)) is not None:
+            return (Grant(product_id="", license_key="", until=until),)
         grants = []
         for key, license in before.items() if event.event is EventKind.RENEWAL else ():
             product = catalogue.find(license.product_id)
@@ -234,7 +248,7 @@ def _line(
         seq=0,
         timestamp=now,
         prev=None,
-        product_id=product.id if product else grants[0].product_id if grants else None,
+        product_id=product.id if product else (grants[0].product_id or None) if grants else None,
         tier=product.tier if product else None,
         license_keys=names,
         outcome=_HELD.get(event.event, Outcome.RECORDED),
@@ -300,10 +314,12 @@ def _outcome(entry: Entry, before: Licenses, after: Licenses) -> Outcome:
     """What the line did to its licenses, as one word."""
     if entry.event in _HELD:
         return _HELD[entry.event]
-    if entry.event in CHARGES and not entry.grants:
+    if entry.event in CHARGES and not after and not any(grant.license_key for grant in entry.grants):
         return Outcome.PENDING if entry.inquiry is Inquiry.LINE_ITEMS else Outcome.UNMAPPED
     if entry.event in CHARGES and not after:
         return Outcome.PENDING
+    if entry.event in CHARGES and not entry.grants:
+        return Outcome.UNMAPPED
     changes = {_change(entry, before.get(key), license) for key, license in after.items()}
     strongest = (Outcome.ISSUED, Outcome.REVOKED, Outcome.SUSPENDED, Outcome.EXTENDED, Outcome.REINSTATED)
     return next((outcome for outcome in strongest if outcome in changes), Outcome.RECORDED)

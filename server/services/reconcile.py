@@ -87,7 +87,7 @@ class Reconciliation:
         found: dict[tuple[str, ...], Drift] = {}
         for done, event in enumerate(events, 1):
             for drift in self._drifts(event, paid):
-                found.setdefault((drift.kind, drift.field, *sorted(_names([event]))), drift)
+                found.setdefault((drift.kind, drift.field, event.event, *sorted(_names([event]))), drift)
             progress(done, len(events))
         return [*found.values(), *self._unpaid(source, paid, since, until or self._clock() - JUST_NOW)]
 

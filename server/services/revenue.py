@@ -26,6 +26,7 @@ TOP = 10
 # Plain words: to look up an Enum's member costs as much as to decode a field.
 _REFUND, _REFUND_FAILED, _DISPUTE_LOST = map(str, (EventKind.REFUND, EventKind.REFUND_FAILED, EventKind.DISPUTE_LOST))
 _REVERSALS = frozenset({_REFUND, _REFUND_FAILED, _DISPUTE_LOST})
+_RENEWAL = str(EventKind.RENEWAL)
 _LINKING = str(EventKind.IGNORED)
 _UNMAPPED, _PENDING = str(Outcome.UNMAPPED), str(Outcome.PENDING)
 
@@ -155,7 +156,7 @@ class Charges:
 class Waiting:
     """The lines that still wait for a license, as far as the ledger was read.
 
-    A renewal that came before its sale waits for that sale alone; anything else for the line that completes it.
+    A renewal that came before its sale waits for that sale; anything else for the line that completes it.
     """
 
     def __init__(self) -> None:
@@ -163,7 +164,7 @@ class Waiting:
 
     def read(self, line: Line) -> None:
         if line.outcome in (_UNMAPPED, _PENDING):
-            for_its_sale = line.outcome == _PENDING and line.event in CHARGES and line.subscription_id
+            for_its_sale = line.event == _RENEWAL and line.subscription_id
             self.lines[line.subscription if for_its_sale else line.identity] = line
         elif self.lines:
             self.lines.pop(line.identity, None)

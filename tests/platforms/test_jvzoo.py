@@ -89,7 +89,9 @@ def test_a_notice_without_a_signature_is_refused(sent):
     assert refused(spoiled(signed(v2("R1")), sent))
 
 
-@pytest.mark.parametrize("body", [b"", b"&&&", b"=", b"cverify=", b"\xff\xfe", b'{"ctransaction": "SALE"}', b"\0", b"%"])
+@pytest.mark.parametrize(
+    "body", [b"", b"&&&", b"=", b"cverify=", b"\xff\xfe", b'{"ctransaction": "SALE"}', b"\0", b"%"]
+)
 def test_a_body_that_is_no_notice_is_refused(body):
     assert refused(body)
 
@@ -259,7 +261,7 @@ def test_both_versions_become_the_same_event(word, kind):
         (v1("R1-B01", "BILL"), "R1-B01"),
         (v1("R1-B001-X", "BILL"), "R1-B001-X"),
         (v1("R1-B001\n", "BILL"), "R1-B001\n"),
-        (v1("R1-B٠٠١", "BILL"), "R1-B٠٠١"),  # Arabic digits
+        (v1("R1-B\u0660\u0660\u0661", "BILL"), "R1-B\u0660\u0660\u0661"),  # Arabic digits
         (v2("R1-B001", "BILL"), "R1"),
         (v2("R1"), None),
         (v2("R1", product=TEAM), "R1"),
@@ -293,7 +295,21 @@ def test_a_reversal_has_no_date_since_version_2_tells_the_sales(word):
     [
         ("1793905136", datetime(2026, 11, 5, 18, 58, 56, tzinfo=UTC)),
         ("1293840000", datetime(2011, 1, 1, tzinfo=UTC)),
-        *[(told, None) for told in ("", "0", "-5", "1793905136000", "9" * 5000, "soon", "1e9", "1793905136.5", "７x")],
+        *[
+            (told, None)
+            for told in (
+                "",
+                "0",
+                "-5",
+                "1793905136000",
+                "9999999999",
+                "9" * 5000,
+                "soon",
+                "1e9",
+                "1793905136.5",
+                "\uff17x",
+            )
+        ],
     ],
 )
 def test_a_strange_time_of_version_1_is_none_at_all(told, moment):
@@ -308,7 +324,10 @@ def test_a_strange_time_of_version_1_is_none_at_all(told, moment):
         ("2026-11-05 13:58", datetime(2026, 11, 5, 18, 58, tzinfo=UTC)),
         ("2026-11-05T13:58:56+00:00", datetime(2026, 11, 5, 13, 58, 56, tzinfo=UTC)),
         ("2026-11-05", datetime(2026, 11, 5, 5, tzinfo=UTC)),
-        *[(told, None) for told in ("", "0000-00-00 00:00:00", "9999-12-31 23:59:59", "2026-02-30 10:00:00", "today")],
+        *[
+            (told, None)
+            for told in ("", "0000-00-00 00:00:00", "9999-12-31 23:59:59", "2250-01-01", "2026-02-30 10:00:00", "today")
+        ],
     ],
 )
 def test_a_strange_time_of_version_2_is_none_at_all(told, moment):

@@ -10,7 +10,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from server.domain.license import License
@@ -95,16 +94,19 @@ STORIES = {
         team("R1-B002", "BILL", 2 * MONTH),
         team("R1-B001", "INSF", MONTH),
         team("R1", "CANCEL-REBILL", 3 * MONTH),
-        v1("T1", "TEST_SALE"),
+        v1("R2"),
     ],
 }
 
 
 def office(folder: Path) -> tuple[FlatFileStore, Fulfilment]:
+    """Its clock goes on with every look, so that what rests on the time of arrival shows."""
     folder.mkdir()
+    ticks = itertools.count()
     (folder / "products.json").write_text(json.dumps(catalogue()))
     store = FlatFileStore(folder)
-    return store, Fulfilment(store, CatalogueFile(folder / "products.json"), "license-secret", lambda: NOW)
+    catalogue_file = CatalogueFile(folder / "products.json")
+    return store, Fulfilment(store, catalogue_file, "license-secret", lambda: NOW + timedelta(minutes=next(ticks)))
 
 
 def books(folder: Path, notices: Iterable[Notice]) -> dict[str, License]:
@@ -150,11 +152,11 @@ def life(chance: random.Random, receipt: str) -> list[Notice]:
     return [make(name, kind, after, product) for name, kind, after in events for make in chance.choice(makers)]
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(14))
 def test_long_histories_in_any_order_end_in_the_same_books(tmp_path, seed):
     """Many orders of one shop at a time, each in an order of its own and with repeats, and one among the others."""
     chance = random.Random(seed)
-    notices = [notice for number in range(25) for notice in life(chance, f"R{seed}X{number}")]
+    notices = [notice for number in range(48) for notice in life(chance, f"R{seed}X{number}")]
     expected = books(tmp_path / "straight", notices)
     for number in range(4):
         shuffled = notices + chance.choices(notices, k=len(notices) // 3)
@@ -162,4 +164,4 @@ def test_long_histories_in_any_order_end_in_the_same_books(tmp_path, seed):
         found = books(tmp_path / str(number), shuffled)
         assert found.keys() == expected.keys()
         assert [key for key, record in found.items() if record != expected[key]] == []
-    assert all(msgspec.structs.asdict(record)["purchase_source"] == "jvzoo" for record in expected.values())
+    assert len({record.inactive_reason for record in expected.values()}) == 3  # none, refunded, chargeback
