@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from typing import ClassVar, Self
 
 import msgspec
@@ -118,8 +118,8 @@ TOLD_BY_ROWS = frozenset(
 )
 
 
-def event_of_row(row: Row, source: str, event_id: str, kind: EventKind) -> PurchaseEvent:
-    """What all platforms' rows have in common."""
+def event_of_row(row: Row, source: str, event_id: str, kind: EventKind, zone: tzinfo = UTC) -> PurchaseEvent:
+    """What all platforms' rows have in common; `zone` is that of dates without an offset."""
     currency = money.currency_code(row.currency) if row.currency else None
     if row.price is not None and currency is not None:
         money.minor_units(row.price, currency)
@@ -137,12 +137,16 @@ def event_of_row(row: Row, source: str, event_id: str, kind: EventKind) -> Purch
         quantity=row.quantity,
         price=row.price,
         currency=currency,
-        purchase_date=row.date if kind in CHARGES else None,
+        purchase_date=_aware(row.date, zone) if kind in CHARGES else None,
         is_recurring=kind is EventKind.RENEWAL,
         is_refunded=kind is EventKind.REFUND,
         is_disputed=kind in (EventKind.DISPUTE, EventKind.DISPUTE_LOST),
         raw=msgspec.Raw(msgspec.json.encode(row)),
     )
+
+
+def _aware(date: datetime | None, zone: tzinfo) -> datetime | None:
+    return date and (date if date.tzinfo else date.replace(tzinfo=zone)).astimezone(UTC)
 
 
 def kind_of_row(row: Row) -> EventKind:

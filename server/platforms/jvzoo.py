@@ -16,9 +16,10 @@ import hmac
 import logging
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime
 from typing import Self
 from urllib.parse import unquote_to_bytes
+from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -52,8 +53,7 @@ _RENEWAL_MARK = re.compile(r"-B\d{3,}\Z", re.ASCII)
 _WHOLE = re.compile(r"-?\d{1,15}", re.ASCII)
 _OPENED = datetime(2011, 1, 1, tzinfo=UTC)  # JVZoo; what is dated before it has no date
 
-# Version 2 tells no zone. It is New York's, read without summer time: an hour late then, which takes from nobody.
-NEW_YORK = timezone(timedelta(hours=-5))
+NEW_YORK = ZoneInfo("America/New_York")  # version 2 tells no zone; an integrator found it to be this one
 
 Form = dict[bytes, bytes]
 
@@ -167,7 +167,7 @@ class JVZoo(Platform):
             )
         base = base_receipt(row.sale_id)
         row = msgspec.structs.replace(row, subscription_id=base)
-        told = event_of_row(row, cls.name, f"{row.sale_id}:{word}", kind)
+        told = event_of_row(row, cls.name, f"{row.sale_id}:{word}", kind, NEW_YORK)
         return msgspec.structs.replace(told, is_recurring=kind is EventKind.RENEWAL or base != row.sale_id)
 
 

@@ -181,11 +181,11 @@ def _row(record: dict[str, object]) -> Row:
 
 
 def _moment(text: str) -> datetime:
-    """RFC 3339, a day, or seconds since 1970; UTC where it names no offset."""
+    """RFC 3339, a day, or seconds since 1970. The platform knows whose time it is where no offset is named."""
     try:
         if text.isascii() and text.isdigit():
             return datetime.fromtimestamp(int(text), UTC)
         found = datetime.fromisoformat(text)
     except (ValueError, OverflowError, OSError):
         raise BadRequest(f"date: {text[:40]!r} is no date such as 2026-11-20") from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    return found

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
+from zoneinfo import ZoneInfo
 
 from stripe import WebhookSignature
 
@@ -22,6 +23,7 @@ from tests.tills import WHSEC
 
 BEGIN = datetime(2026, 8, 1, tzinfo=UTC)
 MONTH = timedelta(days=30)
+NEW_YORK = ZoneInfo("America/New_York")
 FATES = {  # what becomes of an order, and how often
     "": 70,
     "refund": 9,
@@ -269,7 +271,7 @@ def _row(order: Order, receipt: str, word: str, product: str, at: datetime) -> d
         "Customer Name": "Jane Doe",
         "Amount": "47.00",
         "Currency": "USD",
-        "Date": f"{at:%Y-%m-%d %H:%M:%S}",
+        "Date": f"{at.astimezone(NEW_YORK):%Y-%m-%d %H:%M:%S}",
     }
 
 
@@ -278,7 +280,7 @@ def _notices(order: Order, receipt: str, word: str, product: str, sold_at: datet
         more = {"ccustemail": order.email, "ctranstime": _seconds(sold_at)}
         yield jvzoo.signed(jvzoo.v1(receipt, word, product, **more))
     if order.number % 3 != 0:
-        there = sold_at.astimezone(UTC) - timedelta(hours=5)
+        there = sold_at.astimezone(NEW_YORK)
         more = {"customer_email": order.email, "date": f"{there:%Y-%m-%d %H:%M:%S}"}
         yield jvzoo.signed(jvzoo.v2(receipt, word, product, **more))
 
