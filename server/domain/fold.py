@@ -199,10 +199,19 @@ class _Lineage:
         return grant.product_id, grant.max_devices, later
 
     def step_in(self, entry: Entry) -> Grant | None:
-        if entry.event in CHARGES or entry.event is EventKind.SUBSCRIPTION_UPDATED:
-            grant = self.grant_in(entry)
-            return grant if grant is not None and (grant.product_id or grant is self.first) else None
-        return None
+        if entry.event not in CHARGES and entry.event is not EventKind.SUBSCRIPTION_UPDATED:
+            return None
+        if not any(grant.product_id for grant in entry.grants):
+            return self.seats_in(entry)
+        grant = self.grant_in(entry)
+        return grant if grant is not None and grant.product_id else None
+
+    def seats_in(self, entry: Entry) -> Grant | None:
+        """Of a plan whose product nobody mapped, the seats: for each as many as one of the sale had."""
+        if not entry.items:
+            return None
+        each = self.first.max_devices // max(1, self.origin.quantity)
+        return msgspec.structs.replace(self.first, max_devices=each * entry.quantity)
 
     # ------------------------------------------------------------------------------------------- the records
     def records(self) -> Iterator[tuple[str, License]]:

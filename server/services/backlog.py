@@ -70,6 +70,8 @@ class Backlog:
     def _complete(self, entry: Entry, event: PurchaseEvent) -> Tried:
         if completed := self._fulfilment.complete(entry, event):
             return _told(completed)
+        if entry.inquiry is not None:
+            return _told(entry, f"{entry.source} is still to be asked what was sold (scripts/outbox.py send does)")
         ids = [name for name in (entry.source_product_id, *entry.product_aliases) if name]
         return _told(entry, f"products.json maps none of {', '.join(ids) or 'its ids'} for {entry.source}")
 

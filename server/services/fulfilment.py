@@ -201,15 +201,7 @@ class Fulfilment:
             product = catalogue.find(license.product_id)
             until = self._until(event, product.duration_days if product else None)
             if until is not None or license.expiry_date is None:
-                grants.append(
-                    Grant(
-                        product_id=license.product_id or "",
-                        license_key=key,
-                        max_devices=license.max_devices,
-                        until=until,
-                        grace_days=license.grace_days,
-                    )
-                )
+                grants.append(Grant(product_id="", license_key=key, until=until))
         return tuple(grants)
 
     def _new_plan(

@@ -82,6 +82,7 @@ SHOPS = {
 }
 _OCCASIONS = {
     EventKind.SALE: "sale",
+    EventKind.RENEWAL: "sale",  # that came without its sale
     EventKind.OWNER_FULFIL: "sale",
     EventKind.OWNER_TRANSFER: "transfer",
     EventKind.OWNER_REISSUE: "reissue",

@@ -41,7 +41,7 @@ _SAID = {
     EventKind.UNCANCELLATION: "the cancellation was taken back",
     EventKind.SUBSCRIPTION_ENDED: "the subscription ended",
     EventKind.SUBSCRIPTION_RESTARTED: "the subscription was started again",
-    EventKind.SUBSCRIPTION_UPDATED: "the subscription's plan was changed",
+    EventKind.SUBSCRIPTION_UPDATED: "the subscription was updated",
     EventKind.PAYMENT_FAILED: "a payment failed",
     EventKind.PENDING: "a sale that is held",
     EventKind.OWNER_ISSUE: "you issued it",
