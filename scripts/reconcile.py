@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """Hold the ledger against a payment platform's own record: what was paid, refunded and disputed there since a day.
 
-Nothing is changed unless --apply is given. Exit code 1 where something differs that was not repaired.
+Nothing is changed unless --apply is given. Exit code 1 where something differs that was not repaired, or where the
+record could not be had; 2 where the command or a setting is wrong.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -17,18 +19,33 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import click
+import msgspec
 
 from scripts.printing import FINDINGS, Command, complain, output_options, progress, show, show_json
 from server.domain.purchase import CHARGES, PurchaseEvent
-from server.errors import PlatformOff
+from server.errors import BadRequest, SettingsError, Unprocessable
 from server.platforms import PLATFORMS
 from server.services.audit import read_moment
-from server.services.reconcile import NOTES, Drift, Reconciliation
-from server.services.statement import Statement, read_statement_file
+from server.services.reconcile import NOTES, Drift, Kind, Reconciliation
+from server.services.statement import Statement
+from server.services.statement_file import read_statement_file
 from server.wiring import Services, open_services
 
-COLUMNS = "finding field sale_id email platform ledger repair".split()
+COLUMNS = "finding sale_id email platform ledger repair".split()
+CSV_COLUMNS = "finding field sale_id email platform ledger license_keys repair".split()
 OVERLAP = timedelta(days=3)  # an invoice is made some time before it is paid: the record is read from a little earlier
+BY_HAND = {
+    Kind.LONE: "begin at its first sale: an earlier --since",
+    Kind.UNPAID: "look it up, then licenses.py revoke",
+}
+
+
+class Record(msgspec.Struct, frozen=True):
+    """What is compared, and when it was true."""
+
+    events: Sequence[PurchaseEvent]
+    as_of: datetime
+    without_quantity: frozenset[str] = frozenset()
 
 
 @cache
@@ -38,8 +55,14 @@ def services() -> Services:
 
 @click.command(cls=Command, help=__doc__)
 @click.argument("platform", type=click.Choice(sorted(PLATFORMS)))
-@click.option("--since", required=True, help="From this day (or moment) on, such as 2026-11-01.")
-@click.option("--until", help="Up to this day; needed only for a file that ends earlier than now.")
+@click.option(
+    "--since",
+    required=True,
+    metavar="DAY",
+    help="What was sold from this day (or moment) on, and what became of it. Refunds of what was sold before are "
+    "told by some platforms only: look back as far as you refund.",
+)
+@click.option("--until", metavar="DAY", help="Up to this day; needed only for a file that ends earlier than now.")
 @click.option(
     "--from",
     "path",
@@ -51,102 +74,164 @@ def services() -> Services:
 def reconcile(
     platform: str, since: str, until: str | None, path: Path | None, is_applied: bool, form: str | None
 ) -> None:
-    begin = read_moment(since, "since")
-    end = read_moment(until, "until", ends=True) if until else None
-    ours = services()
-    books = Reconciliation(ours.store, ours.fulfilment, ours.inquiries, ours.clock)
-    record = read_record(platform, path, begin)
-    with progress(f"comparing {len(record)} events") as tick:
-        drifts = books.compare(platform, record, begin, end, tick)
-    left, repaired = drifts, 0
-    if is_applied:
-        with progress("repairing") as tick:
-            repaired = books.repair(drifts, tick)
-        left = books.compare(platform, record, begin, end)
-    tell(platform, begin, record, drifts, left, repaired, is_applied, form)
+    begin = read_moment(since, "--since")
+    end = read_moment(until, "--until", ends=True) if until else None
+    if begin > (end or services().clock()):
+        raise BadRequest("--since: lies behind the end of what is compared")
+    with record_of(platform, path, begin) as record:
+        drifts, left = run(platform, record, begin, end, is_applied)
+    tell(Told(platform, begin, record.events, drifts, left, is_applied), form)
     sys.exit(FINDINGS if findings(left) else 0)
 
 
-def read_record(platform: str, path: Path | None, since: datetime) -> list[PurchaseEvent]:
+def run(
+    platform: str, record: Record, begin: datetime, end: datetime | None, is_applied: bool
+) -> tuple[list[Drift], list[Drift]]:
+    """What differs, and what of it is left."""
+    ours = services()
+    books = Reconciliation(ours.store, ours.fulfilment, ours.inquiries, ours.clock)
+
+    def compare(what: str) -> list[Drift]:
+        with progress(what) as tick:
+            return books.compare(platform, record.events, begin, end, tick, record.without_quantity, record.as_of)
+
+    drifts = left = compare(f"comparing {len(record.events)} events")
+    if is_applied and any(drift.can_be_repaired for drift in drifts):
+        with progress(f"repairing {len(findings(drifts))} findings") as tick:
+            books.repair(drifts, tick)
+        left = compare("comparing once more")
+    if books.unchecked:
+        complain(
+            f"{books.unchecked} licenses are not in {platform}'s list, and it did not answer about them: run again"
+        )
+    return drifts, left
+
+
+# ---------------------------------------------------------------------------------------------------- the record
+@contextmanager
+def record_of(platform: str, path: Path | None, since: datetime) -> Iterator[Record]:
+    """What was read of an API is kept until all is done, so that whoever is interrupted goes on."""
     if path is not None:
-        return read_statement_file(path, PLATFORMS[platform])
-    configured = services().platforms.get(platform)
+        read = read_statement_file(path, PLATFORMS[platform])
+        yield Record(read.events, services().clock(), read.without_quantity)
+        return
+    statement = statement_of(platform)
+    with statement.alone():
+        yield Record(read_all(platform, statement, since), statement.begun)
+        statement.forget()
+
+
+def statement_of(platform: str) -> Statement:
+    ours = services()
+    configured = ours.platforms.get(platform)
     if configured is None:
-        raise PlatformOff(f"{platform} is not configured: its settings are missing")
-    statement = Statement(configured, services().settings.data_dir, services().clock)
-    with progress(f"reading {platform}'s record") as tick:
-        events = statement.read(since - OVERLAP, tick)
+        raise SettingsError(f"{platform} is off: its settings are missing (or name a file with --from)")
+    return Statement(configured, ours.settings.data_dir, ours.clock)
+
+
+def read_all(platform: str, statement: Statement, since: datetime) -> Sequence[PurchaseEvent]:
+    try:
+        with progress(f"reading {platform}'s record") as tick:
+            events = statement.read(since - OVERLAP, tick)
+    except Unprocessable as error:  # no API, or no key to it
+        raise SettingsError(f"{error.detail}; --from reads a file") from None
     if statement.resumed:
-        complain("went on where an earlier run was interrupted")
+        complain(f"{statement.resumed} pages were read at {statement.begun:%Y-%m-%d %H:%M} UTC, before an interruption")
     if statement.unreadable:
-        complain(f"{statement.unreadable} objects of {platform}'s record could not be read and are left out")
-    statement.forget()
+        complain(
+            f"{statement.unreadable} objects of {platform}'s record cannot be read and are left out: a license without "
+            "payment may be one of these"
+        )
     return events
+
+
+# ---------------------------------------------------------------------------------------------------- telling it
+class Told(msgspec.Struct, frozen=True):
+    """All that an owner is told of a run."""
+
+    platform: str
+    since: datetime
+    record: Sequence[PurchaseEvent]
+    drifts: Sequence[Drift]
+    left: Sequence[Drift]
+    is_applied: bool
+
+    def is_repaired(self) -> Callable[[Drift], bool]:
+        names = {drift.name for drift in self.left}
+        return lambda drift: self.is_applied and drift.can_be_repaired and drift.name not in names
 
 
 def findings(drifts: Sequence[Drift]) -> list[Drift]:
     return [drift for drift in drifts if drift.kind not in NOTES]
 
 
-def tell(
-    platform: str,
-    since: datetime,
-    record: Sequence[PurchaseEvent],
-    drifts: Sequence[Drift],
-    left: Sequence[Drift],
-    repaired: int,
-    is_applied: bool,
-    form: str | None,
-) -> None:
-    rows = [row_of(drift, is_applied and drift not in left) for drift in drifts]
+def tell(told: Told, form: str | None) -> None:
+    is_repaired = told.is_repaired()
+    rows = [row_of(drift, is_repaired(drift)) for drift in findings(told.drifts)]
+    notes = unmapped(told.left)
     if form == "json":
-        counts = {"compared": len(record), "repaired": repaired, "left": len(findings(left)), "applied": is_applied}
-        show_json({"platform": platform, "since": since, **counts, "findings": rows})
+        counts = {"compared": len(told.record), "repaired": repaired(told), "left": len(findings(told.left))}
+        head = {"platform": told.platform, "since": told.since, "applied": told.is_applied}
+        show_json(head | counts | {"verdict": verdict(told), "findings": rows, "unmapped": notes})
         return
-    if rows or form == "csv":
-        show(rows, COLUMNS, form)
-    click.echo(verdict(platform, since, record, drifts, left, repaired, is_applied), err=form == "csv")
+    if form == "csv":
+        show(rows, CSV_COLUMNS, form)
+    elif rows:
+        show([in_short(row) for row in rows], COLUMNS, form)
+    for note in notes:
+        complain(f"nobody mapped {note['product']}, sold {note['sales']} times: products.json, then --apply")
+    click.echo(verdict(told), err=form == "csv")
 
 
 def row_of(drift: Drift, is_repaired: bool) -> dict[str, Any]:
-    if is_repaired:
-        repair = "repaired"
-    elif drift.can_be_repaired:
-        repair = "--apply"
-    else:
-        repair = "map it in products.json" if drift.kind in NOTES else "look it up, then licenses.py revoke"
     return {
         "finding": drift.kind,
         "field": drift.field or None,
         "sale_id": drift.sale_id,
         "email": drift.email,
-        "platform": drift.theirs,
+        "platform": drift.theirs or None,
         "ledger": drift.ours or None,
         "license_keys": drift.license_keys,
-        "repair": repair,
+        "repair": "repaired" if is_repaired else BY_HAND.get(drift.kind, "--apply"),
     }
 
 
-def verdict(
-    platform: str,
-    since: datetime,
-    record: Sequence[PurchaseEvent],
-    drifts: Sequence[Drift],
-    left: Sequence[Drift],
-    repaired: int,
-    is_applied: bool,
-) -> str:
-    charges = sum(event.event in CHARGES for event in record)
-    compared = f"{platform} since {since:%Y-%m-%d}: {charges} charges and {len(record) - charges} other events compared"
-    if not findings(drifts):
+def in_short(row: dict[str, Any]) -> dict[str, Any]:
+    """For a screen: what is told differently stands with the finding, and whose license it is with what we have."""
+    finding = f"{row['finding']}: {row['field']}" if row["field"] else row["finding"]
+    ledger = row["ledger"] if row["field"] else " ".join([*row["license_keys"], row["ledger"] or ""]).strip()
+    return row | {"finding": finding, "ledger": ledger}
+
+
+def unmapped(drifts: Sequence[Drift]) -> list[dict[str, Any]]:
+    """One note for each product: an account may hold other business, too."""
+    products = Counter(
+        drift.event.source_product_id or drift.event.product_name or "what has no product id"
+        for drift in drifts
+        if drift.kind is Kind.UNMAPPED and drift.event is not None
+    )
+    return [{"product": product, "sales": count} for product, count in products.most_common()]
+
+
+def repaired(told: Told) -> int:
+    return sum(map(told.is_repaired(), findings(told.drifts)))
+
+
+def verdict(told: Told) -> str:
+    charges = sum(event.event in CHARGES for event in told.record)
+    others = len(told.record) - charges
+    compared = f"{told.platform} since {told.since:%Y-%m-%d}: {charges} charges and {others} other events compared"
+    found, left = findings(told.drifts), findings(told.left)
+    if not found:
         return f"{compared}; the ledger agrees"
-    kinds = Counter(str(drift.kind) for drift in findings(drifts))
-    told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    if not is_applied:
-        repairable = sum(drift.can_be_repaired for drift in findings(drifts))
-        return f"{compared}; {told}. Nothing was changed: --apply repairs {repairable}"
-    rest = f"; {len(findings(left))} left for you" if findings(left) else "; the ledger agrees now"
-    return f"{compared}; {told}. {repaired} repaired{rest}. Letters go out with the service's next request"
+    told_kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(str(d.kind) for d in found).most_common())
+    if not told.is_applied:
+        repairable = sum(drift.can_be_repaired for drift in found)
+        return f"{compared}; {told_kinds}. Nothing was changed: --apply repairs {repairable}"
+    rest = (
+        f"{len(left)} left for you" if left else "the ledger agrees now. Letters go out with the service's next request"
+    )
+    return f"{compared}; {told_kinds}. {repaired(told)} repaired; {rest}"
 
 
 if __name__ == "__main__":

@@ -106,14 +106,14 @@ def bought(product: str = "prod_wave", quantity: int = 1, **more: Any) -> Json:
 def team(**more: Any) -> Json:
     """The checkout of a subscription by the month."""
     given: Json = {"subscription": "sub_1", "invoice": "in_1", "customer": "cus_1", "payment_link": "plink_team"}
-    return session("cs_live_1", amount=2500, mode="subscription", **(given | more))
+    return session("cs_live_1", mode="subscription", **({"amount": 2500} | given | more))
 
 
 def first_invoice(old: bool = False, **more: Any) -> Json:
     """It is paid half a minute after the checkout began, and there the first period begins."""
     start = WHEN + 30
     given: Json = {"billing_reason": "subscription_create", "period": (start, start + MONTH), "created": start}
-    return invoice("in_1", product="prod_team", old=old, **(given | more))
+    return invoice("in_1", old=old, **({"product": "prod_team"} | given | more))
 
 
 def later_invoice(number: int = 2, old: bool = False, **more: Any) -> Json:
@@ -121,7 +121,7 @@ def later_invoice(number: int = 2, old: bool = False, **more: Any) -> Json:
     start = WHEN + 30 + (number - 1) * MONTH
     given: Json = {"period": (start, start + MONTH), "created": start + 3600}
     given |= {"payment_intent": f"pi_{number}", "charge": f"ch_{number}"}
-    return invoice(f"in_{number}", product="prod_team", old=old, **(given | more))
+    return invoice(f"in_{number}", old=old, **({"product": "prod_team"} | given | more))
 
 
 def payment_of(number: int = 2) -> Json:

@@ -14,11 +14,12 @@ from urllib.parse import quote
 import msgspec
 
 from server.domain import money
-from server.domain.purchase import EventKind, PurchaseEvent
-from server.errors import BadRequest, Disowned
+from server.domain.license import EARLIEST, LATEST
+from server.domain.purchase import PAID, EventKind, PurchaseEvent
+from server.errors import BadRequest, Disowned, PlatformUnreachable
 from server.platforms.base import Page
 from server.platforms.document import Document
-from server.platforms.web_client import PATIENT, get_json
+from server.platforms.web_client import PATIENT, NoSuchSale, get_json
 
 MONTHS = {"monthly": 1, "quarterly": 3, "biannually": 6, "yearly": 12, "every_two_years": 24}
 EVENT_IDS = {  # as the pings' are made
@@ -43,34 +44,47 @@ class GumroadApi:
         self._token, self._base = token, base
 
     def answer(self, event: PurchaseEvent) -> PurchaseEvent:
-        """The event, once its sale was read back: what it says must be so, and the buyer is who Gumroad says.
+        """The event, once its sale was read back: what it says must be so, and the rest is what Gumroad says.
 
-        Raises Disowned where Gumroad knows no such sale, or another one; PlatformUnreachable where nothing is known.
+        Raises Disowned where Gumroad tells the sale otherwise, NoSuchSale where it knows none; PlatformUnreachable
+        where nothing is known.
         """
         sale_id = event.sale_id or ""
-        status, found = get_json(f"{self._base}/v2/sales/{quote(sale_id, safe='')}", {"access_token": self._token})
+        status, found = self._get(f"/v2/sales/{quote(sale_id, safe='')}", {})
+        if status == 404 or ("success" in found and not found.flag("success")):
+            raise NoSuchSale("Gumroad knows no such sale")
         sale = found.part("sale")
-        if status == 404 or not found.flag("success") or sale.text("id") != sale_id:
-            raise Disowned("Gumroad knows no such sale")
+        if sale.text("id") != sale_id:
+            raise PlatformUnreachable("Gumroad answers with something that is not the sale")
         _require_same(event, sale)
         _require_state(event, sale)
-        theirs = _charge(sale)
-        told = {name: getattr(theirs, name) for name in ("email", "customer_name", "purchase_date")}
-        known = {name: value for name, value in told.items() if value is not None}
-        return msgspec.structs.replace(event, inquiry=None, **known)
+        return msgspec.structs.replace(event, inquiry=None, **_last_word(event, sale))
 
     def page(self, since: datetime, at: str | None) -> Page:
         """Ten sales, the newest first, with what went wrong with each; `after` is a whole day, in UTC."""
-        wanted = {"access_token": self._token, "after": f"{since.astimezone(UTC):%Y-%m-%d}"}
-        _, found = get_json(f"{self._base}/v2/sales", wanted | ({"page_key": at} if at else {}), PATIENT)
+        wanted = {"after": f"{since.astimezone(UTC):%Y-%m-%d}"} | ({"page_key": at} if at else {})
+        status, found = self._get("/v2/sales", wanted, PATIENT)
+        if status == 404 or not found.flag("success") or "sales" not in found:
+            raise PlatformUnreachable("Gumroad answers with something that is not its list of sales")
         events: list[PurchaseEvent] = []
         unreadable = 0
         for sale in found.parts("sales"):
             try:
-                events += sale_events(sale)
+                events += list(sale_events(sale))  # all of a sale or nothing: one without its refund would be paid
             except BadRequest:
                 unreadable += 1
         return Page(tuple(events), found.text("next_page_key"), unreadable)
+
+    def _get(
+        self, path: str, wanted: dict[str, str], timeout: tuple[float, float] | None = None
+    ) -> tuple[int, Document]:
+        try:
+            return get_json(f"{self._base}{path}", {"access_token": self._token} | wanted, timeout)
+        except PlatformUnreachable as error:
+            if not error.is_refused:
+                raise
+            why = "it was revoked, or it lacks the scope view_sales"
+            raise PlatformUnreachable(f"Gumroad refuses GUMROAD_ACCESS_TOKEN: {why}", is_refused=True) from None
 
 
 def sale_events(sale: Document) -> Iterator[PurchaseEvent]:
@@ -92,7 +106,6 @@ def sale_events(sale: Document) -> Iterator[PurchaseEvent]:
 def _charge(sale: Document) -> PurchaseEvent:
     sale_id, subscription_id = sale.required("id"), sale.text("subscription_id")
     is_recurring = sale.flag("recurring_charge")
-    variants = sale.values.get("variants")
     return PurchaseEvent(
         event=EventKind.RENEWAL if is_recurring else EventKind.SALE,
         event_id=EVENT_IDS[EventKind.SALE].format(sale_id),
@@ -104,8 +117,9 @@ def _charge(sale: Document) -> PurchaseEvent:
         email=sale.text("purchase_email") or sale.text("email"),
         customer_name=sale.text("full_name"),
         source_product_id=sale.text("product_id"),
+        product_aliases=(permalink,) if (permalink := sale.text("product_permalink")) else (),
         product_name=sale.text("product_name"),
-        variants=tuple(str(name) for name in variants.values()) if isinstance(variants, dict) else (),
+        variants=_variants(sale) or (),
         quantity=sale.number("quantity", low=1, high=100_000) or 1,
         price=money.told(_price(sale), "usd"),
         currency="usd",
@@ -113,7 +127,7 @@ def _charge(sale: Document) -> PurchaseEvent:
         purchase_date=_moment(sale),
         is_recurring=is_recurring,
         is_refunded=sale.flag("refunded"),
-        is_disputed=sale.flag("disputed"),
+        is_disputed=(sale.flag("disputed") or sale.flag("chargedback")) and not sale.flag("dispute_won"),
         country=sale.text("country"),
         months=MONTHS.get(sale.text("subscription_duration") or "") if subscription_id else None,
         raw=sale.as_json(),
@@ -126,25 +140,69 @@ def _price(sale: Document) -> int:
     return max(0, (sale.number("price") or 0) - extra)
 
 
+def _variants(sale: Document) -> tuple[str, ...] | None:
+    """None where they are not told; a sale that has none leaves them out."""
+    variants = sale.values.get("variants")
+    if isinstance(variants, dict):
+        return tuple(dict.fromkeys(str(name) for name in variants.values() if name))
+    return () if variants is None and _is_whole(sale) else None
+
+
 def _moment(sale: Document) -> datetime | None:
     text = sale.text("created_at")
     try:
         found = datetime.fromisoformat(text) if text else None
     except ValueError:
         raise BadRequest(f"created_at: {text!r:.40} is no date and time") from None
-    return found.astimezone(UTC) if found and found.tzinfo else None
+    if found is None or found.tzinfo is None:
+        return None
+    if not EARLIEST <= found <= LATEST:
+        raise BadRequest(f"created_at: {text!r:.40} is not between {EARLIEST:%Y} and {LATEST:%Y}")
+    return found.astimezone(UTC)
+
+
+def _last_word(event: PurchaseEvent, sale: Document) -> dict[str, object]:
+    """What else decides who gets what, and for how long, where Gumroad tells it: to whom, when, which tier, for which
+    period; and whether it went back by now."""
+    theirs = _charge(sale)
+    said: dict[str, object] = {
+        "email": theirs.email,
+        "customer_name": theirs.customer_name,
+        "purchase_date": theirs.purchase_date,
+        "variants": _variants(sale),
+        "months": theirs.months,
+    }
+    if event.event in PAID:
+        said |= {"is_refunded": theirs.is_refunded, "is_disputed": theirs.is_disputed}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def _require_same(event: PurchaseEvent, sale: Document) -> None:
-    """Only what decides who gets what. A price is no such thing: the ping and the API may tell it differently."""
-    told = {
+    """What the sale is known by. A price is no such thing: it decides nothing here."""
+    told: dict[str, tuple[object, object]] = {
         "product_id": (event.source_product_id, sale.text("product_id")),
-        "subscription_id": (event.subscription_id, sale.text("subscription_id")),
         "quantity": (event.quantity, sale.number("quantity", low=1, high=100_000)),
+        "subscription_id": (
+            event.subscription_id or "",
+            sale.text("subscription_id") or ("" if _is_whole(sale) else None),
+        ),
     }
+    if event.event in PAID and _is_whole(sale):
+        told["is_recurring_charge"] = (event.event is EventKind.RENEWAL, _is_renewal(sale))
+        told["is_preorder_authorization"] = (False, sale.flag("is_preorder_authorization"))
     for name, (ours, theirs) in told.items():
         if theirs is not None and ours != theirs:
             raise Disowned(f"Gumroad's own record of this sale has another {name}")
+
+
+def _is_renewal(sale: Document) -> bool:
+    """As the ping has it: for the API a gift's receiver, too, is no original buyer (purchase.rb)."""
+    return sale.flag("recurring_charge") and not sale.flag("is_gift_receiver_purchase")
+
+
+def _is_whole(sale: Document) -> bool:
+    """Whether what is missing is not so: Gumroad leaves out what a sale has not, and never this flag."""
+    return "is_recurring_billing" in sale
 
 
 def _require_state(event: PurchaseEvent, sale: Document) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-QUICK = (2.0, 3.0)  # seconds to connect and to answer, while a webhook waits
+QUICK = (1.5, 2.0)  # seconds to connect and to answer, while a webhook waits
 PATIENT = (10.0, 60.0)
 
 
@@ -62,16 +62,16 @@ class StripeApi:
     def _ask_charge(self, event: PurchaseEvent) -> PurchaseEvent:
         charge_id = next((link for link in event.links if link.startswith(("ch_", "py_"))), None)
         charge = self._found(lambda: self._quick.v1.charges.retrieve(charge_id)) if charge_id else Document({})
-        if not charge.values:
+        if "refunded" not in charge:
             return msgspec.structs.replace(event, inquiry=None)
         return objects.settled_dispute_event(event, charge, datetime.now(UTC).replace(microsecond=0))
 
     def _found(self, ask: Callable[[], Any]) -> Document:
-        """What was asked for as plain values (the library's objects are no dicts); empty where Stripe has no such."""
+        """What was asked for; empty where Stripe has no such."""
         from stripe import InvalidRequestError
 
         try:
-            return Document(ask().to_dict(for_json=True))
+            return plain(ask)
         except InvalidRequestError as error:
             if error.http_status == 404:
                 return Document({})
@@ -86,7 +86,7 @@ class StripeApi:
         if after:
             wanted["starting_after"] = after
         with told_apart():
-            found = Document(self._list(kind, wanted).to_dict(for_json=True))
+            found = plain(lambda: self._list(kind, wanted))
         objects_found = list(found.parts("data"))
         events, unreadable = _read_all(objects_found, READERS[kind])
         if found.flag("has_more") and objects_found:
@@ -180,6 +180,14 @@ def _read_all(
         if event is not None and (event.event is not EventKind.IGNORED or event.inquiry):
             events.append(event)
     return tuple(events), unreadable
+
+
+def plain(ask: Callable[[], Any]) -> Document:
+    """The answer as plain values: the library's objects are no dicts, and it trips over JSON that is not Stripe's."""
+    try:
+        return Document(ask().to_dict(for_json=True))
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise PlatformUnreachable(f"Stripe's API answers what cannot be read ({type(error).__name__})") from None
 
 
 @contextmanager

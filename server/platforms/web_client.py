@@ -1,12 +1,15 @@
-"""The one way out to a platform's web API: bounded in time, without redirects, told apart by what went wrong."""
+"""The one way out to a platform's web API: bounded in time and size, without redirects, failures told apart."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from server.errors import PlatformUnreachable
+from server.errors import BadRequest, Disowned, PlatformUnreachable
 from server.platforms.document import Document
 
 if TYPE_CHECKING:
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
 QUICK = (1.5, 2.0)  # seconds to connect and to answer, while a webhook waits
 PATIENT = (10.0, 60.0)
 LARGEST = 16 * 1024 * 1024
+_PIECE = 64 * 1024
+PAUSE = 5.0  # seconds after a 429 that does not say how long
 
 
 class RateLimited(PlatformUnreachable):
@@ -25,41 +30,80 @@ class RateLimited(PlatformUnreachable):
         self.wait = wait
 
 
+class NoSuchSale(Disowned):
+    """The platform knows no sale of this id, as opposed to one that it tells otherwise."""
+
+
 def is_loopback(url: str) -> bool:
     return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
 
 
-def get_json(url: str, params: Mapping[str, str], timeout: tuple[float, float] = QUICK) -> tuple[int, Document]:
-    """Status and body of a GET; 404 is an answer too. Raises PlatformUnreachable, in whose words no parameter is."""
+def get_json(url: str, params: Mapping[str, str], timeout: tuple[float, float] | None = None) -> tuple[int, Document]:
+    """Status and body of a GET, in QUICK time unless told otherwise; 404 is an answer too, empty where it has no body.
+    Raises PlatformUnreachable, in whose words no parameter is."""
     import requests  # only where a platform's API is asked at all
+    from urllib3.exceptions import HTTPError
 
-    host = urlsplit(url).hostname
+    host, timeout = str(urlsplit(url).hostname), timeout or QUICK
     with requests.Session() as session:
         session.trust_env = not is_loopback(url)  # no proxy stands before a stand-in
         try:
-            answered = session.get(
+            with session.get(
                 url,
                 params=dict(params),
                 headers={"Accept": "application/json"},
                 timeout=timeout,
                 allow_redirects=False,
-            )
-        except requests.RequestException as error:
+                stream=True,
+            ) as answered:
+                return answered.status_code, _document(answered, _body(answered, sum(timeout), host), host)
+        except (requests.RequestException, HTTPError) as error:
             raise PlatformUnreachable(f"{host} does not answer ({type(error).__name__})") from None
-        return answered.status_code, _document(answered, str(host))
 
 
-def _document(answered: Response, host: str) -> Document:
-    if answered.status_code == 429:
-        wait = answered.headers.get("Retry-After", "")
-        raise RateLimited(f"{host} wants to be asked more slowly", float(wait) if wait.isdigit() else 5.0)
-    if answered.status_code in (401, 403):
-        raise PlatformUnreachable(f"{host} refuses the access token ({answered.status_code})", is_refused=True)
-    if answered.status_code not in (200, 404) or len(answered.content) > LARGEST:
-        raise PlatformUnreachable(f"{host} answers {answered.status_code}")
+def _body(answered: Response, seconds: float, host: str) -> bytes:
+    """All of it, as far as it comes in time: the library's timeout is only that of each piece, however small."""
+    deadline, body = time.monotonic() + seconds, b""
+    while piece := answered.raw.read1(_PIECE, decode_content=True):
+        body += piece
+        if time.monotonic() > deadline or len(body) > LARGEST:
+            raise PlatformUnreachable(f"{host} answers too slowly, or too much")
+    return body
+
+
+def _document(answered: Response, body: bytes, host: str) -> Document:
+    status = answered.status_code
+    if status == 429:
+        raise RateLimited(f"{host} wants to be asked more slowly", seconds_of(answered.headers.get("Retry-After")))
+    if status in (401, 403):
+        raise PlatformUnreachable(f"{host} refuses the access token ({status})", is_refused=True)
+    if status not in (200, 404):
+        raise PlatformUnreachable(f"{host} answers {status}{_why(status, body)}")
+    if status == 404 and not body.strip():
+        return Document({})
     try:
-        return Document.from_json(answered.content)
-    except Exception:
-        if answered.status_code == 404:
-            return Document({})
-        raise PlatformUnreachable(f"{host} answers with something that is not JSON") from None
+        return Document.from_json(body)
+    except BadRequest:
+        raise PlatformUnreachable(f"{host} answers {status} with something that is not JSON") from None
+
+
+def _why(status: int, body: bytes) -> str:
+    """What a platform says is wrong with the question itself, where it says so in one line."""
+    try:
+        told = Document.from_json(body).text("error") if status == 400 else None
+    except BadRequest:
+        return ""
+    return f" ({told[:200]})" if told else ""
+
+
+def seconds_of(retry_after: str | None, pause: float = PAUSE) -> float:
+    """What a Retry-After header says, in seconds or as a date; `pause` where it says nothing that can be read."""
+    text = (retry_after or "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, TypeError):
+        return pause
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())

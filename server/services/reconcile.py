@@ -1,13 +1,18 @@
 """Reconciliation: the ledger held against a platform's own record, in both directions.
 
 The record comes as the events that the platform's webhooks would have been, so whatever is missing is repaired by the
-path that every sale takes, and a webhook that comes late finds its event told already. What is in the ledger alone is
-only told: a license is never taken because a list did not name its sale.
+path that every sale takes, and a webhook that comes late finds its event told already. What the platform says now is
+compared, not how it came about: a dispute that was won, or a refund that failed, of which neither beginning nor end was
+ever heard here, is no difference. What is in the ledger alone is only told: a license is never taken because a list did
+not name its sale.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -19,39 +24,57 @@ from server.domain.purchase import (
     PAID,
     Entry,
     EventKind,
+    Grant,
+    Inquiry,
     Outcome,
     PurchaseEvent,
-    charge_groups,
-    charges_of,
     event_name,
 )
+from server.errors import PlatformUnreachable
 from server.services.fulfilment import Fulfilment
 from server.services.inquiries import Inquiries
+from server.services.record import (
+    Record,
+    after_its_refund,
+    charges_about,
+    is_heard_of,
+    is_known,
+    is_settled,
+    names_of,
+    same_charge,
+)
 from server.services.revenue import amount
+from server.services.statement import Sleep, patiently
 from server.storage.base import Progress, Store, no_progress
 
 JUST_NOW = timedelta(hours=1)  # in which the two may differ because one of them is still on its way
-_WENT_BACK = {EventKind.REFUND, EventKind.DISPUTE_LOST}
+_WENT_BACK = frozenset({EventKind.REFUND, EventKind.DISPUTE_LOST})
+_NO_LICENSE = frozenset({Outcome.UNMAPPED, Outcome.PENDING})
 
 
 class Kind(StrEnum):
-    """What differs. The last two are only told."""
+    """What differs. Some can only be told."""
 
     NO_LICENSE = "paid without a license"
+    PROVISIONAL = "paid, license provisional"
     REFUNDED = "refunded but active"
     DISPUTED = "disputed but active"
     UNRECORDED = "not in the ledger"
     MISMATCH = "told differently"
+    LONE = "renewal without its sale"
     UNPAID = "license without payment"
     UNMAPPED = "product not mapped"
 
 
-TOLD_ONLY = frozenset({Kind.UNPAID, Kind.UNMAPPED})
+TOLD_ONLY = frozenset({Kind.LONE, Kind.UNPAID, Kind.UNMAPPED})
 NOTES = frozenset({Kind.UNMAPPED})
 
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True):
-    """One difference; `event` is what repairs it. `field`, `theirs` and `ours` say what a mismatch is about."""
+    """One difference; `event` is what repairs it. `field`, `theirs` and `ours` say what a mismatch is about.
+
+    `tells_quantity`: the record says how many were sold.
+    """
 
     kind: Kind
     sale_id: str | None
@@ -61,17 +84,33 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
     ours: str = ""
     license_keys: tuple[str, ...] = ()
     event: PurchaseEvent | None = None
+    tells_quantity: bool = True
 
     @property
     def can_be_repaired(self) -> bool:
         return self.kind not in TOLD_ONLY
 
+    @property
+    def name(self) -> tuple[object, ...]:
+        """By what the same difference is known in another comparison."""
+        about = (self.event.event, self.event.incident) if self.event else ()
+        return (self.kind, self.field, self.sale_id, *about)
+
 
 class Reconciliation:
+    """`unchecked` counts the licenses that the record does not name and that could not be looked up one by one."""
+
     def __init__(
-        self, store: Store, fulfilment: Fulfilment, inquiries: Inquiries, clock: Callable[[], datetime]
+        self,
+        store: Store,
+        fulfilment: Fulfilment,
+        inquiries: Inquiries,
+        clock: Callable[[], datetime],
+        sleep: Sleep = time.sleep,
     ) -> None:
-        self._store, self._fulfilment, self._inquiries, self._clock = store, fulfilment, inquiries, clock
+        self._store, self._fulfilment, self._inquiries = store, fulfilment, inquiries
+        self._clock, self._sleep = clock, sleep
+        self.unchecked = 0
 
     def compare(
         self,
@@ -80,98 +119,207 @@ class Reconciliation:
         since: datetime,
         until: datetime | None = None,
         progress: Progress = no_progress,
+        without_quantity: Collection[str] = frozenset(),
+        as_of: datetime | None = None,
     ) -> list[Drift]:
-        """What differs between the platform's record from `since` on and the ledger, the oldest first."""
-        events = sorted((e for e in record if not e.is_test), key=_when)
-        paid = _names(event for event in events if event.event in CHARGES)
-        found: dict[tuple[str, ...], Drift] = {}
-        for done, event in enumerate(events, 1):
-            for drift in self._drifts(event, paid):
-                found.setdefault((drift.kind, drift.field, event.event, *sorted(_names([event]))), drift)
-            progress(done, len(events))
-        return [*found.values(), *self._unpaid(source, paid, since, until or self._clock() - JUST_NOW)]
+        """What differs between the platform's record from `since` on and the ledger, the oldest first.
 
-    def repair(self, drifts: Sequence[Drift], progress: Progress = no_progress) -> int:
-        """Write what is missing or was told differently; returns how many were repaired. Done twice it does nothing:
-        each difference is looked at again before anything is written. Raises StorageUnavailable.
+        What was charged earlier is only compared where the ledger knows of it: a seller may have begun with us later.
+        `without_quantity` are the events that do not tell how many were sold, `as_of` is when the record was made.
+        """
+        self.unchecked = 0
+        told = Record(record, self._is_mapped, (since, until), without_quantity)
+        found: dict[tuple[object, ...], Drift] = {}
+        for done, event in enumerate(told.events, 1):
+            for drift in self._drifts(event, told):
+                found.setdefault(drift.name, drift)
+            progress(done, len(told.events))
+        for drift in self._unpaid(source, told, since, until or (as_of or self._clock()) - JUST_NOW):
+            found.setdefault(drift.name, drift)
+        return list(found.values())
+
+    def repair(self, drifts: Sequence[Drift], progress: Progress = no_progress) -> None:
+        """Write what is missing or was told differently. Done twice it does nothing: each difference is looked at
+        again before anything is written. Raises StorageUnavailable.
 
         What went back comes first, so that nobody is mailed the key of a sale that was refunded long ago.
         """
-        repaired = 0
+        fields: dict[str, set[str]] = defaultdict(set)
+        for drift in drifts:
+            if drift.event is not None and drift.kind is Kind.MISMATCH:
+                fields[drift.event.identity].add(drift.field)
         for done, drift in enumerate(sorted(drifts, key=_is_charge), 1):
-            if drift.event is not None and drift.can_be_repaired:
-                repaired += self._repair(drift.event)
+            if drift.event is not None and drift.kind is Kind.MISMATCH:
+                self._correct(drift.event, fields.pop(drift.event.identity, set()))
+            elif drift.event is not None and drift.can_be_repaired:
+                self._tell(drift.event, drift.tells_quantity)
             progress(done, len(drifts))
-        return repaired
-
-    def _repair(self, event: PurchaseEvent) -> bool:
-        left = [drift.kind for drift in self._drifts(event, _names([event]))]
-        if not left:
-            return False
-        if Kind.MISMATCH in left or (Kind.NO_LICENSE in left and self._store.find_event(event.identity)):
-            self._fulfilment.correct(msgspec.structs.replace(event, inquiry=None))
-        else:
-            self._inquiries.record([event])
-        return True
 
     # ------------------------------------------------------------------------------------------------ their record
-    def _drifts(self, event: PurchaseEvent, paid: set[str]) -> Iterator[Drift]:
+    def _drifts(self, event: PurchaseEvent, told: Record) -> Iterator[Drift]:
+        event = told.linked(event)
         history = self._store.history(event.names())
         if event.event in CHARGES:
-            yield from self._charge(event, history)
-        elif not _names([event]).isdisjoint(paid | _names(e for e in history if e.event in CHARGES)):
-            yield from self._reversal(event, history)
+            if told.is_in_time(event) or is_heard_of(event, history):
+                yield from self._charge(event, history, told)
+        elif told.is_sold(event) or charges_about(event, history):
+            yield from _reversal(event, history, told)
 
-    def _charge(self, event: PurchaseEvent, history: Sequence[Entry]) -> Iterator[Drift]:
-        entry = _same_charge(event, history)
-        if entry is None or entry.event not in CHARGES or entry.is_withdrawn:
-            yield _drift(Kind.NO_LICENSE, event)
-        elif entry.outcome in (Outcome.UNMAPPED, Outcome.PENDING) and not fold(history):
-            kind = Kind.NO_LICENSE if self._fulfilment.is_mapped(event) else Kind.UNMAPPED
-            yield _drift(kind, event)
+    def _charge(self, event: PurchaseEvent, history: Sequence[Entry], told: Record) -> Iterator[Drift]:
+        entry, has_license = same_charge(event, history), _has_license(event, history)
+        if entry is None or not has_license or not _counts(entry):
+            if kind := self._missing(event, entry, has_license, told):
+                yield _drift(kind, event, tells_quantity=told.tells_quantity(event))
+        elif entry.inquiry is Inquiry.SALE:
+            yield _drift(Kind.PROVISIONAL, event, tells_quantity=told.tells_quantity(event))
         elif entry.event in PAID:  # what the owner decided himself is not corrected
-            yield from _mismatches(event, entry)
+            for field, (theirs, ours) in self._mismatches(event, entry, told.tells_quantity(event)).items():
+                yield _drift(Kind.MISMATCH, event, field, theirs, ours)
 
-    def _reversal(self, event: PurchaseEvent, history: Sequence[Entry]) -> Iterator[Drift]:
-        if _is_told(event, history):
+    def _missing(self, event: PurchaseEvent, entry: Entry | None, has_license: bool, told: Record) -> Kind | None:
+        """What a charge is called that is not in the ledger, or of which the customer has nothing there. Of renewals
+        whose sale is missing, too, it is the sale that is told of."""
+        is_renewal = event.event is EventKind.RENEWAL
+        if entry is None and (has_license or (is_renewal and told.has_sale(event))):
+            return Kind.UNRECORDED
+        if is_renewal and told.has_sale(event) and _counts(entry):
+            return None
+        if not any(self._is_mapped(said) for said in (event, entry and entry.as_event()) if said):
+            return Kind.UNMAPPED
+        return Kind.LONE if is_renewal and not event.may_issue and not has_license else Kind.NO_LICENSE
+
+    def _mismatches(self, event: PurchaseEvent, entry: Entry, tells_quantity: bool) -> dict[str, tuple[str, str]]:
+        """Only what both tell is compared. A product that nobody mapped is another name of the same one, or nothing
+        that the license could become."""
+        currency = event.currency or entry.currency
+        pairs: dict[str, tuple[str | None, str | None]] = {
+            "email": (_folded(event.email), _folded(entry.email)),
+            "currency": (event.currency, entry.currency),
+        }
+        if tells_quantity and event.inquiry is None and entry.inquiry is None:
+            pairs["quantity"] = (str(event.quantity), str(entry.quantity))
+        theirs, ours = amount(event.price, currency), amount(entry.price, entry.currency)
+        if currency == entry.currency and theirs and ours and theirs != ours:
+            pairs["amount"] = (event.price, entry.price)
+        if not _is_same_product(event, entry) and self._is_mapped(event):
+            pairs["product"] = (event.source_product_id, entry.source_product_id)
+        return {name: (a, b) for name, (a, b) in pairs.items() if a and b and a != b}
+
+    # ------------------------------------------------------------------------------------------------ repairing
+    def _tell(self, event: PurchaseEvent, tells_quantity: bool) -> None:
+        """Write down an event of the record that the ledger has not, or whose license was still to come."""
+        if self._is_told_by_now(event):
             return
-        licenses = fold(history)
-        keys = tuple(key for key, license in licenses.items() if license.is_active)
-        if event.event in _WENT_BACK:
-            kind = Kind.REFUNDED if keys else Kind.UNRECORDED
-        else:
-            kind = Kind.DISPUTED if keys and event.event is EventKind.DISPUTE else Kind.UNRECORDED
-        yield msgspec.structs.replace(_drift(kind, event), license_keys=keys)
+        seen = self._store.find_event(event.identity)
+        if seen is None or event.event not in CHARGES:
+            self._inquiries.record([event])
+            return
+        seen = self._settled(seen)
+        if seen.is_withdrawn:
+            self._fulfilment.correct(msgspec.structs.replace(event, inquiry=None))
+        elif not self._is_told_by_now(event):
+            self._fulfilment.correct(_completed(event, seen, tells_quantity))
+
+    def _is_told_by_now(self, event: PurchaseEvent) -> bool:
+        """A webhook may have come since the record was compared, or the sale of a renewal may have been repaired."""
+        history = self._store.history(event.names())
+        if event.event not in CHARGES:
+            return is_known(event, charges_about(event, history, frozenset(EventKind)))
+        entry = same_charge(event, history)
+        return (
+            entry is not None and _has_license(event, history) and _counts(entry) and entry.inquiry is not Inquiry.SALE
+        )
+
+    def _settled(self, seen: Entry) -> Entry:
+        """A provisional sale is confirmed or withdrawn by its own words, where the platform can be asked."""
+        is_open = seen.inquiry is Inquiry.SALE and not seen.is_withdrawn
+        if is_open and self._inquiries.can_look_up(seen.source):
+            with suppress(PlatformUnreachable):
+                self._inquiries.settle(seen)
+        return self._store.find_event(seen.identity) or seen
+
+    def _correct(self, event: PurchaseEvent, fields: Collection[str]) -> None:
+        """Write down these fields as the platform tells them; whatever else was said and decided stays as it is."""
+        with self._store.transaction() as books:
+            entry = same_charge(event, self._store.history(event.names()))
+            if entry is None or entry.event not in PAID:
+                return
+            wrong = self._mismatches(event, entry, tells_quantity="quantity" in fields).keys() & fields
+            if wrong and (decided := self._decided(event, entry, wrong)):
+                books.append([decided])
+
+    def _decided(self, event: PurchaseEvent, entry: Entry, wrong: Collection[str]) -> Entry | None:
+        """The line with these fields corrected; None where a license would be lost by it."""
+        mended, revision = _mended(event, entry, wrong), entry.revision + 1
+        if "product" in wrong:
+            decided = self._fulfilment.decide(mended, revision=revision)
+            is_kept = {g.license_key for g in entry.grants} <= {g.license_key for g in decided.grants}
+            return decided if is_kept else None
+        grants = tuple(_with_seats(grant, mended.quantity, entry.quantity) for grant in entry.grants)
+        decided = self._fulfilment.decide(mended, grants=grants, revision=revision)
+        decided.product_id, decided.tier = entry.product_id, entry.tier
+        return decided
+
+    def _is_mapped(self, event: PurchaseEvent) -> bool:
+        return self._fulfilment.is_mapped(event)
 
     # ------------------------------------------------------------------------------------------------ our ledger
-    def _unpaid(self, source: str, paid: set[str], since: datetime, until: datetime) -> Iterator[Drift]:
+    def _unpaid(self, source: str, told: Record, since: datetime, until: datetime) -> Iterator[Drift]:
         """Licenses of this time whose charge the platform does not name."""
         looked_at: set[str] = set()
         for line in self._store.scan(_Line):
-            moment = line.purchase_date or line.timestamp
-            is_ours = line.source == source and line.event in PAID and not line.is_test and since <= moment <= until
-            if not is_ours or line.event_id in looked_at or not paid.isdisjoint((line.sale_id, *line.links)):
+            if line.source != source or line.event not in PAID or line.is_test or line.event_id in looked_at:
+                continue
+            if not since <= line.made_at <= until or told.names(line.sale_id, *line.links):
                 continue
             looked_at.add(line.event_id)
-            if (entry := self._store.find_event(event_name(source, line.event_id))) is not None:
-                yield from self._unpaid_one(entry, paid)
+            entry = self._store.find_event(event_name(source, line.event_id))
+            if entry is not None and not entry.is_withdrawn:
+                yield from self._unpaid_one(entry, told)
 
-    def _unpaid_one(self, entry: Entry, paid: set[str]) -> Iterator[Drift]:
+    def _unpaid_one(self, entry: Entry, told: Record) -> Iterator[Drift]:
         """Unless the charge is named otherwise, or the platform knows it when it is asked for this one."""
         history = self._store.history(entry.names())
-        linked = _names(other for other in history if _touches(other, entry, history))
-        active = [key for key, license in fold(history).items() if license.is_active]
-        if entry.is_withdrawn or not active or not linked.isdisjoint(paid) or self._inquiries.is_known(entry):
+        active = tuple(key for key, license in fold(history).items() if license.is_active)
+        if not active or told.names(*names_of(charges_about(entry, history, CHARGES | {EventKind.IGNORED}))):
             return
-        yield Drift(
-            kind=Kind.UNPAID,
-            sale_id=entry.sale_id,
-            email=entry.email,
-            ours=f"{entry.event} {entry.price or ''} {entry.currency or ''}".strip(),
-            license_keys=tuple(active),
-        )
+        found = self._looked_up(entry)
+        if found == []:
+            ours = f"{entry.event} {entry.price or ''} {entry.currency or ''}".strip()
+            yield Drift(kind=Kind.UNPAID, sale_id=entry.sale_id, email=entry.email, ours=ours, license_keys=active)
+        for event in found or ():
+            if event.event not in CHARGES:
+                yield from _reversal(event, history, told)
+
+    def _looked_up(self, entry: Entry) -> list[PurchaseEvent] | None:
+        """Asked for one by one, since a list leaves out what a gift's receiver got; None where there was no answer."""
+        if not self._inquiries.can_look_up(entry.source):
+            return None if _is_free(entry) else []  # nothing was to be paid for it
+        try:
+            return patiently(lambda: self._inquiries.look_up(entry), self._sleep)
+        except PlatformUnreachable:
+            self.unchecked += 1
+            return None
 
 
+# ---------------------------------------------------------------------------------------------------- money back
+def _reversal(event: PurchaseEvent, history: Sequence[Entry], told: Record) -> Iterator[Drift]:
+    """What went back, or came back to us, where the ledger stands otherwise now."""
+    about = charges_about(event, history, frozenset(EventKind))
+    if is_known(event, about) or is_settled(event, about, told):
+        return
+    if event.event is EventKind.REFUND_FAILED:
+        event = after_its_refund(event, about)
+    active = tuple(key for key, license in fold(history).items() if license.is_active)
+    kind = Kind.UNRECORDED
+    if active and event.event in _WENT_BACK:
+        kind = Kind.REFUNDED
+    elif active and event.event is EventKind.DISPUTE:
+        kind = Kind.DISPUTED
+    yield msgspec.structs.replace(_drift(kind, event), license_keys=active)
+
+
+# ---------------------------------------------------------------------------------------------------- small parts
 class _Line(msgspec.Struct, gc=False):
     """What is needed of a ledger line to see whether its charge is of the time that is compared."""
 
@@ -183,77 +331,99 @@ class _Line(msgspec.Struct, gc=False):
     purchase_date: datetime | None
     is_test: bool
     links: tuple[str, ...] = ()
+    effective_at: datetime | None = None
+
+    @property
+    def made_at(self) -> datetime:
+        """A platform lists an invoice by when it was made; it may be paid weeks later."""
+        moment = self.purchase_date or self.timestamp
+        return min(moment, self.effective_at or moment)
 
 
-def _drift(kind: Kind, event: PurchaseEvent, field: str = "", theirs: str = "", ours: str = "") -> Drift:
-    told = theirs or f"{event.event} {event.price or ''} {event.currency or ''}".strip()
-    return Drift(kind=kind, sale_id=event.sale_id, email=event.email, field=field, theirs=told, ours=ours, event=event)
+def _has_license(event: PurchaseEvent, history: Sequence[Entry]) -> bool:
+    """One that was withdrawn, because the platform did not know the sale then, is none."""
+    newest = max((e for e in history if e.identity == event.identity), key=lambda e: e.revision, default=None)
+    if newest is not None and newest.is_withdrawn:
+        history = [entry for entry in history if entry.identity != event.identity]
+    return bool(fold(history))
 
 
-def _names(told: Iterable[PurchaseEvent | Entry]) -> set[str]:
-    return {name for one in told for name in (one.sale_id, *one.links) if name}
+def _counts(entry: Entry | None) -> bool:
+    """Whether this charge gave or extended a license, or will once its sale is known."""
+    return entry is not None and (bool(entry.grants) or entry.outcome not in _NO_LICENSE)
 
 
-def _when(event: PurchaseEvent) -> tuple[float, bool]:
-    """Charges before what went back of them."""
-    moment = event.purchase_date or event.occurred_at
-    return (moment.timestamp() if moment else float("inf"), event.event not in CHARGES)
+# What a list may leave out, and the webhook told.
+_FILLED = (
+    "subscription_id source_license_key customer_id email customer_name source_product_id product_name price currency "
+    "fee purchase_date country variants months occurred_at effective_at links own_product_id items paid_until once"
+).split()
+
+
+def _completed(event: PurchaseEvent, entry: Entry, tells_quantity: bool) -> PurchaseEvent:
+    """The record's word, and what only the ledger's line tells."""
+    told = {name: getattr(entry, name) for name in _FILLED if getattr(event, name) in (None, ())}
+    told["product_aliases"] = tuple(dict.fromkeys([*event.product_aliases, *entry.product_aliases]))
+    if not tells_quantity:
+        told["quantity"] = entry.quantity
+    return msgspec.structs.replace(event, inquiry=None, **told)
+
+
+_SAYS = {  # what is told where a field differs
+    "email": "email",
+    "amount": "price",
+    "currency": "price currency",
+    "quantity": "quantity items",
+    "product": "source_product_id product_name product_aliases variants own_product_id items",
+}
+
+
+def _mended(event: PurchaseEvent, entry: Entry, wrong: Iterable[str]) -> PurchaseEvent:
+    """What the line said, with the fields that differ as the platform tells them."""
+    changes = {name: getattr(event, name) for field in wrong for name in _SAYS[field].split()}
+    if "product" not in wrong and not event.items:
+        changes.pop("items", None)  # a file does not tell them
+    purchase_date = entry.purchase_date or event.purchase_date or entry.timestamp
+    return msgspec.structs.replace(entry.as_event(), purchase_date=purchase_date, raw=event.raw, **changes)
+
+
+def _with_seats(grant: Grant, quantity: int, was: int) -> Grant:
+    return msgspec.structs.replace(grant, max_devices=max(1, grant.max_devices * quantity // max(1, was)))
+
+
+def _is_same_product(event: PurchaseEvent, entry: Entry) -> bool:
+    """By an id, or where one of them only names what the other numbers."""
+    theirs, ours = _product_ids(event), _product_ids(entry)
+    return not theirs.isdisjoint(ours | {entry.product_name}) or not ours.isdisjoint({event.product_name})
+
+
+def _product_ids(said: PurchaseEvent | Entry) -> set[str | None]:
+    return {said.source_product_id, said.own_product_id, *said.product_aliases} - {None}
+
+
+def _drift(
+    kind: Kind, event: PurchaseEvent, field: str = "", theirs: str = "", ours: str = "", tells_quantity: bool = True
+) -> Drift:
+    return Drift(
+        kind=kind,
+        sale_id=event.sale_id,
+        email=event.email,
+        field=field,
+        theirs=theirs or f"{event.event} {event.price or ''} {event.currency or ''}".strip(),
+        ours=ours,
+        event=event,
+        tells_quantity=tells_quantity,
+    )
 
 
 def _is_charge(drift: Drift) -> bool:
     return drift.event is not None and drift.event.event in CHARGES
 
 
-def _touches(entry: Entry, charge: Entry, history: Sequence[Entry]) -> bool:
-    groups = charge_groups(history)
-    return not charges_of(entry, groups).isdisjoint(charges_of(charge, groups))
-
-
-def _same_charge(event: PurchaseEvent, history: Sequence[Entry]) -> Entry | None:
-    """The newest line of this event, else of one that tells the same charge."""
-    same = [entry for entry in history if entry.identity == event.identity]
-    if not same:
-        names = _names([event])
-        same = [e for e in history if e.event in CHARGES and e.event is event.event and e.sale_id in names]
-    return max(same, key=lambda entry: entry.revision, default=None)
-
-
-def _is_told(event: PurchaseEvent, history: Sequence[Entry]) -> bool:
-    """Whether the ledger knows already: this event, or the same of the same charge in other words."""
-    groups = charge_groups(history)
-    own = charges_of(event, groups)
-    newest: dict[str, Entry] = {}
-    for entry in history:
-        if entry.identity not in newest or entry.revision > newest[entry.identity].revision:
-            newest[entry.identity] = entry
-    about = [e for e in newest.values() if not e.is_withdrawn and not own.isdisjoint(charges_of(e, groups))]
-    if event.event is EventKind.REFUND:
-        failed = [e.moment for e in about if e.event is EventKind.REFUND_FAILED]
-        return any(e.event is EventKind.REFUND and not any(f >= e.moment for f in failed) for e in about)
-    if event.event is EventKind.PARTIAL_REFUND:
-        partial = [e for e in about if e.event in (EventKind.PARTIAL_REFUND, EventKind.REFUND)]
-        return any(e.refunded_total in (None, event.refunded_total) or e.event is EventKind.REFUND for e in partial)
-    same = [e for e in about if e.event is event.event]
-    return any(event.incident is None or e.incident in (None, event.incident) for e in same)
-
-
-def _mismatches(event: PurchaseEvent, entry: Entry) -> Iterator[Drift]:
-    """Only what both tell is compared."""
-    pairs = {
-        "product": (event.source_product_id, entry.source_product_id),
-        "email": (_folded(event.email), _folded(entry.email)),
-        "currency": (event.currency, entry.currency),
-    }
-    if event.inquiry is None:
-        pairs["quantity"] = (str(event.quantity), str(entry.quantity))
-    if event.currency == entry.currency:
-        theirs, ours = amount(event.price, event.currency), amount(entry.price, entry.currency)
-        if theirs and ours and theirs != ours:
-            pairs["amount"] = (event.price, entry.price)
-    for field, (theirs, ours) in pairs.items():  # type: ignore[assignment]
-        if theirs and ours and theirs != ours:
-            yield _drift(Kind.MISMATCH, event, field, str(theirs), str(ours))
+def _is_free(entry: Entry) -> bool:
+    paid = amount(entry.price, entry.currency)
+    return paid is not None and paid[1] == 0
 
 
 def _folded(email: str | None) -> str | None:
-    return email.strip().lower() if email else None
+    return email.strip().casefold() if email else None

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import hmac
-import json
 import math
 import time
 from typing import Any
 
 import pytest
 
-from server.platforms.stripe import Stripe
-from tests.conftest import Clock
 from tests.standins.http import Json
-from tests.standins.stripe_api import StripeApi, charge, dispute, event, invoice_line, refund, signed
+from tests.standins.stripe_api import StripeApi, charge, dispute, event, invoice_line, refund
 from tests.standins.stripe_objects import MONTH, WHEN
 from tests.stripe_shop import (
     DAY,
-    DOOR,
-    WHSEC,
     StripeShop,
     bought,
     first_invoice,
@@ -53,163 +47,6 @@ def shop(tmp_path, clock) -> StripeShop:
 @pytest.fixture
 def asking(tmp_path, clock, api) -> StripeShop:
     return StripeShop(tmp_path / "asking", clock, api)
-
-
-def signature(body: bytes, secret: str = WHSEC, ago: float = 0, scheme: str = "v1") -> str:
-    """As Stripe makes it; `ago` is its age in seconds."""
-    at = int(time.time() - ago)
-    return f"t={at},{scheme}={hmac.new(secret.encode(), b'%d.%b' % (at, body), 'sha256').hexdigest()}"
-
-
-def posted(shop: StripeShop, body: bytes, header: str | None) -> tuple[int, str | None]:
-    """Status and error code."""
-    headers = {"Content-Type": "application/json"} | ({} if header is None else {"Stripe-Signature": header})
-    answered = shop.post_signed(body, headers)
-    return answered.status_code, answered.json["errors"][0]["code"] if "errors" in answered.json else None
-
-
-def sale(**more: Any) -> bytes:
-    return json.dumps(event(COMPLETED, wave(), **more)).encode()
-
-
-REFUSED = (400, "BAD_SIGNATURE")
-
-
-# ---------------------------------------------------------------------------------------------------- signatures
-def test_a_signed_event_is_taken(shop):
-    body = sale()
-    assert posted(shop, body, signature(body)) == (200, None)
-    assert len(shop.ledger()) == 1
-
-
-def test_any_of_several_secrets_may_have_signed(tmp_path, clock):
-    shop = StripeShop(tmp_path / "d", clock, stripe_webhook_secret=("whsec_old", "whsec_new"))
-    body = sale()
-    assert posted(shop, body, signature(body, "whsec_old")) == (200, None)
-    assert posted(shop, body, signature(body, "whsec_new")) == (200, None)
-    assert posted(shop, body, signature(body, "whsec_other")) == REFUSED
-
-
-def test_while_a_secret_is_rolled_the_header_has_two_signatures(shop):
-    body = sale()
-    for one, other in ((WHSEC, "whsec_next"), ("whsec_next", WHSEC)):
-        rolled = f"{signature(body, one)},{signature(body, other).partition(',')[2]}"
-        assert rolled.count("v1=") == 2
-        assert posted(shop, body, rolled) == (200, None)
-
-
-def test_the_test_scheme_v0_proves_nothing(shop):
-    body = sale()
-    assert posted(shop, body, signature(body, scheme="v0")) == REFUSED
-    assert shop.ledger() == []
-    assert posted(shop, body, f"{signature(body)},v0={'0' * 64}") == (200, None)
-
-
-@pytest.mark.parametrize(
-    "header",
-    [
-        None,
-        "",
-        " ",
-        "garbage",
-        "t",
-        "t=",
-        "t=,v1=",
-        "v1=5257a869e7ecebeda32affa62cdca3fa51cad7e77a0e56ff536d0ce8e108d8bd",
-        "t=now,v1=5257a869e7ecebeda32affa62cdca3fa51cad7e77a0e56ff536d0ce8e108d8bd",
-        f"t={'9' * 5000},v1=00",
-        "t=1794000000",
-        "t=4102444800,v1=\xe9",
-        "\xfc=\xe9,t=\xe9",
-        "=" * 10_000,
-        "," * 10_000,
-    ],
-)
-def test_a_header_that_is_missing_or_garbled_is_a_400(shop, header):
-    assert posted(shop, sale(), header) == REFUSED
-    assert shop.ledger() == []
-
-
-def test_a_signature_that_is_not_ascii_is_a_400(shop):
-    body = sale()
-    assert posted(shop, body, f"{signature(body).partition(',')[0]},v1=\xe9") == REFUSED
-
-
-def test_a_signature_counts_for_five_minutes(shop):
-    body = sale()
-    assert posted(shop, body, signature(body, ago=310)) == REFUSED
-    assert shop.ledger() == []
-    assert posted(shop, body, signature(body, ago=280)) == (200, None)
-
-
-def test_another_secrets_signature_is_refused(shop):
-    body = sale()
-    for secret in ("whsec_other", WHSEC.removeprefix("whsec_"), WHSEC.upper(), f"{WHSEC} "):
-        assert posted(shop, body, signature(body, secret)) == REFUSED
-    assert shop.ledger() == []
-
-
-def test_the_signature_is_that_of_the_very_bytes(shop):
-    body = sale()
-    header = signature(body)
-    for tampered in (body.replace(b"4900", b"1"), body + b" ", json.dumps(json.loads(body), indent=1).encode(), b""):
-        assert posted(shop, tampered, header) == REFUSED
-    assert shop.ledger() == []
-
-
-def test_the_moment_is_signed_too(shop):
-    body = sale()
-    of_then = signature(body, ago=3600).partition(",")[2]
-    assert posted(shop, body, f"t={int(time.time())},{of_then}") == REFUSED
-
-
-def test_a_body_that_is_no_utf8_is_a_400(shop):
-    body = sale().replace(b"Jane", b"J\xe4ne")
-    assert posted(shop, body, signature(body)) == REFUSED
-
-
-@pytest.mark.parametrize("body", [b"[]", b"3", b"null", b'"text"', b"{", b"", b"{}", b'{"id": "evt_1"}', b"[" * 90_000])
-def test_signed_json_that_is_no_event_is_a_400(shop, body):
-    assert posted(shop, body, signature(body)) == (400, "BAD_REQUEST")
-    assert shop.ledger() == []
-
-
-@pytest.mark.parametrize("depth", [400, 600, 900, 950, 980, 1000, 40_000])
-def test_nesting_without_end_is_no_500(shop, depth):
-    nested = b'{"a":' * depth + b"1" + b"}" * depth
-    body = sale().replace(b'"custom_fields": []', b'"custom_fields": ' + nested)
-    assert posted(shop, body, signature(body))[0] in (200, 400)
-
-
-def test_a_form_in_name_is_read_as_the_bytes_it_is(shop):
-    body, headers = signed(event(COMPLETED, wave()), WHSEC)
-    headers["Content-Type"] = "application/x-www-form-urlencoded"
-    assert shop.post_signed(body, headers).json["outcome"] == "issued"
-
-
-def test_without_a_webhook_secret_the_platform_is_off(tmp_path, clock):
-    shop = StripeShop(tmp_path / "d", clock, stripe_webhook_secret=())
-    body = sale()
-    for secret in ("", " ", WHSEC):
-        assert posted(shop, body, signature(body, secret)) == (404, "PLATFORM_NOT_CONFIGURED")
-    assert shop.ledger() == []
-
-
-def test_the_older_door_asks_for_the_same_signature(shop):
-    answered = shop.deliver(event(COMPLETED, wave()), door="/webhooks/stripe")
-    assert (answered.status_code, answered.json["outcome"]) == (200, "issued")
-    again = shop.deliver(event(COMPLETED, wave()))
-    assert again.json == answered.json
-    forged = shop.deliver(event(COMPLETED, wave("cs_live_2")), "whsec_other", "/webhooks/stripe")
-    assert (forged.status_code, forged.json["errors"][0]["code"]) == REFUSED
-
-
-def test_with_the_verification_taken_out_forged_events_would_pass(shop, monkeypatch):
-    body = sale()
-    assert posted(shop, body, None) == REFUSED
-    monkeypatch.setattr(Stripe, "verify", lambda platform, request: None)
-    assert posted(shop, body, None) == (200, None)
-    assert len(shop.licenses()) == 1
 
 
 # ---------------------------------------------------------------------------------------------------- checkouts
@@ -316,8 +153,10 @@ def test_a_checkout_that_nobody_finished_is_ignored(shop):
 
 
 @pytest.mark.parametrize(
-    "type", [COMPLETED, "checkout.session.async_payment_failed", "checkout.session.expired"], ids=["unpaid", "failed", "expired"]
-)  # fmt: skip
+    "type",
+    [COMPLETED, "checkout.session.async_payment_failed", "checkout.session.expired"],
+    ids=["unpaid", "failed", "expired"],
+)
 def test_what_is_paid_stays_so_whatever_comes_late(shop, type):
     first = shop.tell("checkout.session.async_payment_succeeded", wave())
     late = shop.tell(type, wave(payment_status="unpaid"))
@@ -562,13 +401,11 @@ def test_an_api_that_hangs_delays_no_webhook(asking, api, monkeypatch):
 def test_an_api_in_trouble_is_asked_again(asking, api, clock, status):
     api.add(wave(payment_link=None))
     lines(api, "cs_live_1", bought("prod_wave"))
-    api.fail_next(status, times=9)
+    api.fail_next(status, times=2)
     assert asking.tell(COMPLETED, wave(payment_link=None))["outcome"] == "pending"
-    api.fail_next(200, times=0)
-    clock.forward(minutes=2)
-    for _ in range(4):
-        asking.services.outbox.send_due()
+    for _ in range(2):
         clock.forward(hours=1)
+        asking.services.outbox.send_due()
     assert asking.record["product_id"] == "wave"
 
 
@@ -625,6 +462,706 @@ def test_without_a_key_to_the_api_nothing_waits_for_it(shop):
 @pytest.mark.parametrize("type", [COMPLETED, "checkout.session.expired"], ids=["unpaid", "expired"])
 def test_what_is_paid_stays_so_while_the_api_is_down(asking, api, type):
     api.down()
-    key = asking.sells()
+    asking.sells()
     asking.tell(type, wave(payment_status="unpaid"))
+    assert [line["event"] for line in asking.ledger()] == ["sale"]
+
+
+# ---------------------------------------------------------------------------------------------------- invoices
+@BOTH_SHAPES
+def test_a_renewal_extends_to_the_end_of_its_lines_period(shop, clock, old):
+    key = shop.subscribes(old)
+    assert shop.record["expiry_date"] == FIRST_END
+    clock.forward(days=17)
+    told = shop.tell("invoice.paid", later_invoice(2, old), old=old)
+    assert told == {"received": True, "outcome": "extended", "license_keys": [key]}
+    assert (shop.record["expiry_date"], shop.code(key)) == (SECOND_END, "VALID")
+    assert shop.revenue() == {"usd": "50.00"}
+
+
+@BOTH_SHAPES
+def test_both_events_of_a_paid_invoice_are_one_renewal(shop, clock, old):
+    shop.subscribes(old)
+    clock.forward(days=17)
+    first = shop.tell("invoice.paid", later_invoice(2, old), old=old)
+    assert shop.tell("invoice.payment_succeeded", later_invoice(2, old), old=old) == first
+    assert len(shop.ledger()) == 3
+    assert shop.revenue() == {"usd": "50.00"}
+    assert shop.letters().count(("renewal", ANN)) == 1
+
+
+@BOTH_SHAPES
+def test_a_late_invoice_never_shortens(shop, clock, old):
+    shop.subscribes(old)
+    clock.forward(days=48)
+    shop.tell("invoice.paid", later_invoice(3, old), old=old)
+    shop.tell("invoice.paid", later_invoice(2, old), old=old)
+    assert shop.record["expiry_date"] == THIRD_END
+
+
+@BOTH_SHAPES
+@pytest.mark.parametrize("checkout_first", [True, False])
+def test_the_first_invoice_and_its_checkout_are_one_charge(shop, old, checkout_first):
+    told = [(COMPLETED, team(old=old)), ("invoice.paid", first_invoice(old))]
+    keys = [shop.tell(*one, old=old)["license_keys"] for one in (told if checkout_first else told[::-1])]
+    assert keys[0] == keys[1]
+    assert (shop.record["expiry_date"], shop.record["purchase_id"]) == (FIRST_END, "cs_live_1")
+    assert shop.revenue() == {"usd": "25.00"}
+    assert shop.services.audit.get_purchase_stats()["total_purchases"] == 1
+
+
+def test_a_first_invoice_before_its_checkout_owes_one_letter(shop):
+    shop.tell("invoice.paid", first_invoice())
+    shop.tell(COMPLETED, team())
+    assert shop.letters() == [("delivery", ANN)]
+
+
+@pytest.mark.xfail(strict=True, reason="fulfilment._change: the invoice of the same charge, seconds longer, 'extends'")
+def test_a_first_invoice_after_its_checkout_owes_no_second_letter(asking, api):
+    api.add(team())
+    lines(api, "cs_live_1", bought("prod_team", interval="month"))
+    asking.subscribes()
+    assert asking.letters() == [("delivery", ANN)]
+
+
+@pytest.mark.xfail(strict=True, reason="fulfilment._told_before: once completed, each of the two is part of the other")
+def test_a_first_charge_counts_once_though_the_api_was_down(asking, api, clock):
+    api.add(team())
+    lines(api, "cs_live_1", bought("prod_team", interval="month"))
+    api.down()
+    asking.subscribes()
+    api.up()
+    clock.forward(minutes=2)
+    asking.services.outbox.send_due()
+    assert asking.revenue() == {"usd": "25.00"}
+
+
+def test_an_invoice_may_overtake_a_checkout_that_alone_names_the_product(tmp_path, clock):
+    by_link = {"products": {"team": {"name": "Team", "platform_ids": {"stripe": ["plink_team"]}}}}
+    shop = StripeShop(tmp_path / "d", clock, catalogue=by_link)
+    shop.tell("invoice.paid", first_invoice())
+    shop.tell(COMPLETED, team())
+    assert (shop.record["expiry_date"], shop.letters()) == (FIRST_END, [("delivery", ANN)])
+
+
+@BOTH_SHAPES
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_invoice_whose_checkout_was_never_seen_issues_the_license(shop, clock, old, number):
+    clock.forward(days=17)
+    told = shop.tell("invoice.paid", first_invoice(old) if number == 1 else later_invoice(2, old), old=old)
+    assert (told["outcome"], shop.record["product_id"], shop.record["email"]) == ("issued", "team", ANN)
+    assert shop.record["expiry_date"] == (FIRST_END if number == 1 else SECOND_END)
+    assert shop.letters() == [("delivery", ANN)]
+
+
+@BOTH_SHAPES
+def test_a_later_invoice_may_come_before_everything_else(shop, clock, old):
+    clock.forward(days=17)
+    (key,) = shop.tell("invoice.paid", later_invoice(2, old), old=old)["license_keys"]
+    assert shop.subscribes(old) == key
+    assert (shop.record["expiry_date"], shop.record["purchase_id"]) == (SECOND_END, "cs_live_1")
+
+
+@BOTH_SHAPES
+def test_a_subscriptions_metadata_may_name_the_product(shop, old):
+    shop.tell("invoice.paid", first_invoice(old, product="prod_new", metadata={"product_id": "team"}), old=old)
+    assert shop.record["product_id"] == "team"
+
+
+@BOTH_SHAPES
+def test_the_invoices_quantity_is_the_number_of_seats(shop, old):
+    shop.tell("invoice.paid", first_invoice(old, quantity=4, amount=10000), old=old)
+    assert shop.record["max_devices"] == 8
+
+
+def change_of_plan(old: bool, *more: Json) -> Json:
+    """What is left of one seat is given back, and three are charged for the rest of the period."""
+    rest = {"period": (WHEN + 10 * DAY, WHEN + 30 + MONTH), "proration": True, "old": old}
+    settled = [("il_back", 1, -1600), ("il_rest", 3, 4800)]
+    kind = {"type": "invoiceitem"} if old else {}
+    parts = [invoice_line(id, product="prod_team", quantity=n, amount=sum_, **rest, **kind) for id, n, sum_ in settled]
+    paid = {"lines": [*parts, *more], "amount": 3200, "created": WHEN + 10 * DAY}
+    return later_invoice(7, old, billing_reason="subscription_update", **paid)
+
+
+@BOTH_SHAPES
+def test_an_invoice_of_a_change_of_plan_is_paid_through_the_period_that_runs(shop, old):
+    key = shop.subscribes(old)
+    told = shop.tell("invoice.paid", change_of_plan(old), old=old)
+    assert told["license_keys"] == [key]
+    assert (shop.record["expiry_date"], shop.record["max_devices"]) == (FIRST_END, 6)
+    assert shop.revenue() == {"usd": "57.00"}
+
+
+@BOTH_SHAPES
+def test_a_renewal_that_also_settles_a_change_of_plan_is_the_whole_periods(shop, clock, old):
+    shop.subscribes(old)
+    clock.forward(days=17)
+    period = (WHEN + 30 + MONTH, WHEN + 30 + 2 * MONTH)
+    whole = invoice_line("il_whole", product="prod_team", quantity=2, amount=5000, period=period, old=old)
+    shop.tell("invoice.paid", change_of_plan(old, whole), old=old)
+    assert (shop.record["expiry_date"], shop.record["max_devices"]) == (SECOND_END, 4)
+
+
+def fee(old: bool) -> Json:
+    """A single item that is charged with a subscription."""
+    at = {"period": (WHEN + 30, WHEN + 30 + 300 * DAY), "old": old}
+    line = invoice_line("il_fee", product="prod_wave", price_id="price_fee", amount=9900, **at)
+    if old:
+        return line | {"type": "invoiceitem", "plan": None}
+    details = {"invoice_item": "ii_1", "proration": False, "proration_details": None, "subscription": "sub_1"}
+    parent = {"type": "invoice_item_details", "invoice_item_details": details, "subscription_item_details": None}
+    return line | {"parent": parent}
+
+
+@BOTH_SHAPES
+def test_a_fee_beside_the_first_period_changes_nothing(shop, old):
+    first = first_invoice(old)
+    first["lines"]["data"].insert(0, fee(old))
+    shop.tell("invoice.paid", first, old=old)
+    assert (shop.record["product_id"], shop.record["expiry_date"]) == ("team", FIRST_END)
+
+
+@BOTH_SHAPES
+def test_an_invoice_of_nothing_but_fees_renews_nothing(shop, old):
+    shop.subscribes(old)
+    told = shop.tell("invoice.paid", later_invoice(7, old, billing_reason="manual", lines=[fee(old)]), old=old)
+    assert (told["outcome"], shop.record["expiry_date"]) == ("ignored", FIRST_END)
+
+
+@BOTH_SHAPES
+def test_a_trial_is_a_license_until_it_ends(shop, clock, old):
+    trial = {"amount": 0, "period": (WHEN + 30, WHEN + 30 + 16 * DAY)}
+    key = shop.sells(team(amount=0, payment_status="no_payment_required", old=old))
+    shop.tell("invoice.paid", first_invoice(old, **trial), old=old)
+    assert (shop.record["expiry_date"], shop.code(key)) == ("2026-11-22T21:20:30Z", "VALID")
+    assert shop.revenue() == {"usd": "0.00"}
+    clock.forward(days=6)
+    assert shop.code(key) == "EXPIRED"
+    shop.tell("invoice.paid", later_invoice(2, old), old=old)
+    assert shop.code(key) == "VALID"
+
+
+def test_an_invoice_of_no_subscription_is_told_by_its_checkout(shop):
+    shop.sells(wave(invoice="in_1"))
+    told = shop.tell("invoice.paid", first_invoice(subscription=None))
+    assert (told["outcome"], len(shop.licenses()), shop.revenue()) == ("ignored", 1, {"usd": "49.00"})
+
+
+@BOTH_SHAPES
+@pytest.mark.parametrize("next_attempt", [WHEN + 33 * DAY, None])
+def test_a_failed_payment_is_grace(shop, clock, old, next_attempt):
+    key = shop.subscribes(old)
+    clock.forward(days=17)
+    failed = later_invoice(2, old, status="open", next_payment_attempt=next_attempt)
+    assert shop.tell("invoice.payment_failed", failed, old=old)["outcome"] == "recorded"
+    assert (shop.code(key), shop.record["expiry_date"]) == ("VALID", FIRST_END)
+    assert ("2026-12-09" in shop.ledger()[-1]["note"]) == (next_attempt is not None)
+    assert ("payment_failed", ANN) not in shop.letters()
+
+
+def test_several_failures_of_one_invoice_are_told_each(shop):
+    shop.subscribes()
+    for attempt in (1, 2, 2):
+        shop.tell("invoice.payment_failed", later_invoice(status="open", attempt_count=attempt))
+    assert [line["event_id"] for line in shop.ledger()[2:]] == ["in_2:failed:1", "in_2:failed:2"]
+
+
+# ---------------------------------------------------------------------------------------------------- renewals refunded
+def refunded(number: int = 2, old: bool = False) -> Json:
+    """The charge of that invoice, given back in full."""
+    invoice_id = f"in_{number}" if old else None
+    more = {"amount_refunded": 2500, "customer": "cus_1", "invoice": invoice_id, "created": WHEN + MONTH + DAY}
+    return charge(f"ch_{number}", f"pi_{number}", 2500, old=old, **more)
+
+
+@pytest.mark.parametrize("linked_first", [True, False])
+def test_the_refund_of_a_renewal_takes_back_that_period_alone(shop, clock, linked_first):
+    key = shop.subscribes()
+    clock.forward(days=17)
+    shop.tell("invoice.paid", later_invoice())
+    told = [("invoice_payment.paid", payment_of()), ("charge.refunded", refunded())]
+    for one in told if linked_first else told[::-1]:
+        shop.tell(*one)
+    assert (shop.code(key), shop.record["expiry_date"]) == ("VALID", FIRST_END)
+    assert shop.revenue() == {"usd": "25.00"}
+
+
+def test_before_basil_the_charge_itself_names_its_invoice(shop, clock):
+    key = shop.subscribes(old=True)
+    clock.forward(days=17)
+    shop.tell("invoice.paid", later_invoice(old=True), old=True)
+    shop.tell("charge.refunded", refunded(old=True), old=True)
+    assert (shop.code(key), shop.record["expiry_date"]) == ("VALID", FIRST_END)
+
+
+def test_where_no_event_linked_the_payment_the_api_is_asked_for_its_invoice(asking, api, clock):
+    key = asking.subscribes()
+    clock.forward(days=17)
+    asking.tell("invoice.paid", later_invoice())
+    api.add(payment_of())
+    api.asked.clear()
+    asking.tell("charge.refunded", refunded())
+    assert (asking.code(key), asking.record["expiry_date"]) == ("VALID", FIRST_END)
+    assert api.asked == ["/v1/invoice_payments?payment[type]=payment_intent&payment[payment_intent]=pi_2"]
+
+
+def test_where_the_payment_is_known_the_api_is_not_asked(asking, api):
+    asking.sells()
+    api.asked.clear()
+    asking.tell("charge.refunded", charge(amount_refunded=4900))
+    assert api.asked == []
+
+
+UNASKED = "inquiries._answer: any line that names the payment, even its own, passes for knowing the charge"
+
+
+@pytest.mark.xfail(strict=True, reason=UNASKED)
+def test_the_api_is_asked_although_the_refund_itself_was_announced_before(asking, api, clock):
+    asking.subscribes()
+    clock.forward(days=17)
+    asking.tell("invoice.paid", later_invoice())
+    api.add(payment_of())
+    asking.tell("refund.created", refund("re_1", "ch_2", "pi_2", 2500, created=WHEN + MONTH + DAY))
+    asking.tell("charge.refunded", refunded())
+    assert asking.record["expiry_date"] == FIRST_END
+
+
+@pytest.mark.xfail(strict=True, reason=UNASKED)
+def test_a_refund_while_the_api_is_down_finds_its_renewal_later(asking, api, clock):
+    asking.subscribes()
+    clock.forward(days=17)
+    asking.tell("invoice.paid", later_invoice())
+    api.add(payment_of())
+    api.down()
+    asking.tell("charge.refunded", refunded())
+    assert asking.record["expiry_date"] == SECOND_END
+    api.up()
+    clock.forward(minutes=2)
+    asking.services.outbox.send_due()
+    assert asking.record["expiry_date"] == FIRST_END
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_refund_of_a_renewal_twice_told_is_one(shop, clock, number):
+    shop.subscribes()
+    clock.forward(days=17)
+    shop.tell("invoice.paid", later_invoice())
+    shop.tell("invoice_payment.paid", payment_of(number))
+    first = shop.tell("charge.refunded", refunded(number))
+    assert shop.tell("charge.refunded", refunded(number)) == first
+    assert first["outcome"] == ("revoked" if number == 1 else "recorded")
+
+
+def test_the_refund_of_the_first_charge_revokes_the_license(shop):
+    key = shop.subscribes()
+    shop.tell("invoice_payment.paid", payment_of(1))
+    shop.tell("charge.refunded", refunded(1))
+    assert (shop.code(key), shop.record["inactive_reason"]) == ("SUSPENDED", "refunded")
+    assert shop.revenue() == {"usd": "0.00"}
+
+
+# ---------------------------------------------------------------------------------------------------- subscriptions
+def updated(shop: StripeShop, previous: Json, at: int = 10 * DAY, old: bool = False, **now: Any) -> dict[str, Any]:
+    more = {"created": WHEN + at, "old": old}
+    return shop.tell("customer.subscription.updated", subscription(old, **now), previous, **more)
+
+
+@BOTH_SHAPES
+def test_more_seats_and_fewer(shop, old):
+    key = shop.subscribes(old)
+    assert updated(shop, {"quantity": 1, "items": {}}, old=old, quantity=3)["license_keys"] == [key]
+    assert shop.record["max_devices"] == 6
+    updated(shop, {"quantity": 3, "items": {}}, 11 * DAY, old, quantity=1)
+    assert shop.record["max_devices"] == 2
+
+
+def test_an_update_that_comes_late_does_not_count_over_a_later_one(shop):
+    shop.subscribes()
+    updated(shop, {"items": {}}, 11 * DAY, quantity=5)
+    updated(shop, {"items": {}}, 10 * DAY, quantity=3)
+    assert shop.record["max_devices"] == 10
+
+
+def test_a_change_of_plan_keeps_the_key(shop, clock):
+    key = shop.subscribes()
+    updated(shop, {"items": {}}, product="prod_small", price_id="price_solo")
+    assert (shop.record["product_id"], shop.record.get("max_devices", 1)) == ("solo", 1)
+    clock.forward(days=17)
+    period = (WHEN + 30 + MONTH, WHEN + 30 + 2 * MONTH)
+    line = invoice_line("il_2", product="prod_small", price_id="price_solo", period=period)
+    shop.tell("invoice.paid", later_invoice(lines=[line]))
+    assert list(shop.licenses()) == [key]
+    assert (shop.record["product_id"], shop.record["expiry_date"]) == ("solo", SECOND_END)
+
+
+CANCELLED = {"cancel_at": WHEN + 30 + MONTH, "canceled_at": WHEN + 10 * DAY}
+
+
+@pytest.mark.parametrize(
+    ("old", "now"),
+    [
+        (False, CANCELLED),
+        (False, CANCELLED | {"cancel_at_period_end": True}),
+        (False, {"cancel_at_period_end": True, "canceled_at": WHEN + 10 * DAY}),
+        (True, {"cancel_at_period_end": True, "canceled_at": WHEN + 10 * DAY}),
+    ],
+    ids=["flexible billing", "both", "flag only", "flag only, before basil"],
+)
+def test_a_cancelled_subscription_lives_to_the_end_of_its_period(shop, clock, old, now):
+    key = shop.subscribes(old)
+    told = updated(shop, dict.fromkeys(now), old=old, **now)
+    assert (told["outcome"], shop.code(key)) == ("recorded", "VALID")
+    assert shop.ledger()[-1]["event"] == "cancellation"
+    clock.forward(days=16)
+    assert shop.code(key) == "VALID"
+    clock.forward(days=1)  # no days of grace are left
+    assert (shop.code(key), shop.record["expiry_date"]) == ("EXPIRED", FIRST_END)
+
+
+@pytest.mark.parametrize("before", [{"cancel_at": WHEN + MONTH}, {"cancel_at_period_end": True}, {"canceled_at": WHEN}])
+def test_a_cancellation_may_be_taken_back(shop, clock, before):
+    key = shop.subscribes()
+    updated(shop, dict.fromkeys(CANCELLED), **CANCELLED)
+    updated(shop, before, 12 * DAY)
+    assert shop.ledger()[-1]["event"] == "uncancellation"
+    clock.forward(days=18)
+    assert shop.code(key) == "VALID"  # the days of grace are back
+
+
+def test_seats_may_change_while_a_cancellation_waits(shop):
+    shop.subscribes()
+    updated(shop, dict.fromkeys(CANCELLED), **CANCELLED)
+    updated(shop, {"items": {}}, 11 * DAY, quantity=3, **CANCELLED)
+    assert (shop.record["max_devices"], shop.record["expiry_date"]) == (6, FIRST_END)
+    assert [line["event"] for line in shop.ledger()[2:]] == ["cancellation", "subscription_updated"]
+
+
+def test_past_due_is_grace(shop):
+    key = shop.subscribes()
+    assert updated(shop, {"status": "active"}, status="past_due")["outcome"] == "recorded"
+    assert (shop.code(key), shop.ledger()[-1]["event"]) == ("VALID", "payment_failed")
+
+
+def test_unpaid_suspends_and_active_lifts_it(shop):
+    key = shop.subscribes()
+    assert updated(shop, {"status": "past_due"}, status="unpaid")["outcome"] == "suspended"
+    assert (shop.code(key), shop.record["inactive_reason"]) == ("SUSPENDED", "payment_failed")
+    assert ("payment_failed", ANN) in shop.letters()
+    assert updated(shop, {"status": "unpaid"}, 12 * DAY)["outcome"] == "reinstated"
+    assert shop.code(key) == "VALID"
+
+
+def test_an_invoice_that_is_paid_after_all_lifts_unpaid(shop, clock):
+    key = shop.subscribes()
+    clock.forward(days=17)
+    updated(shop, {"status": "past_due"}, MONTH // 2, status="unpaid")
+    shop.tell("invoice.paid", later_invoice())
+    assert shop.code(key) == "VALID"
+
+
+def test_an_update_from_before_the_failure_lifts_nothing(shop):
+    key = shop.subscribes()
+    updated(shop, {"status": "past_due"}, 12 * DAY, status="unpaid")
+    updated(shop, {"status": "past_due"}, 10 * DAY)
+    assert shop.code(key) == "SUSPENDED"
+
+
+def test_paused_suspends_and_resumed_lifts_it(shop):
+    key = shop.subscribes()
+    paused = subscription(status="paused")
+    assert shop.tell("customer.subscription.paused", paused, created=WHEN + 9 * DAY)["outcome"] == "suspended"
+    updated(shop, {"status": "active"}, 9 * DAY, status="paused")
+    assert (shop.code(key), shop.record["inactive_reason"]) == ("SUSPENDED", "suspended")
+    resumed = shop.tell("customer.subscription.resumed", subscription(), created=WHEN + 12 * DAY)
+    assert (resumed["outcome"], shop.code(key)) == ("reinstated", "VALID")
+
+
+def ended(**more: Any) -> Json:
+    return subscription(status="canceled", ended_at=WHEN + 12 * DAY, canceled_at=WHEN + 12 * DAY, **more)
+
+
+@pytest.mark.parametrize("type", ["customer.subscription.deleted", "customer.subscription.updated"])
+@pytest.mark.parametrize("status", ["canceled", "incomplete_expired"])
+def test_an_ended_subscription_is_over(shop, type, status):
+    key = shop.subscribes()
+    shop.tell(type, ended() | {"status": status}, {"status": "active"}, created=WHEN + 12 * DAY)
+    assert (shop.code(key), shop.record["inactive_reason"]) == ("EXPIRED", "ended")
+
+
+def test_nothing_that_comes_late_brings_an_ended_subscription_back(shop, clock):
+    key = shop.subscribes()
+    shop.tell("customer.subscription.deleted", ended(), created=WHEN + 12 * DAY)
+    updated(shop, {"status": "past_due"}, 13 * DAY)
+    shop.tell("customer.subscription.resumed", subscription(), created=WHEN + 13 * DAY)
+    clock.forward(days=17)
+    assert shop.tell("invoice.paid", later_invoice())["outcome"] == "recorded"
+    assert (shop.code(key), shop.record["inactive_reason"]) == ("EXPIRED", "ended")
+
+
+def test_an_end_may_be_told_before_the_sale(shop):
+    shop.tell("customer.subscription.deleted", ended(), created=WHEN + 12 * DAY)
+    assert shop.code(shop.subscribes()) == "EXPIRED"
+
+
+def test_seats_may_be_told_before_the_sale(shop):
+    updated(shop, {"items": {}}, quantity=3)
+    shop.subscribes()
+    assert shop.record["max_devices"] == 6
+
+
+def test_a_status_that_nobody_knows_yet_changes_nothing(shop):
+    key = shop.subscribes()
+    updated(shop, {"status": "active"}, status="hibernating")
+    assert shop.code(key) == "VALID"
+
+
+# ---------------------------------------------------------------------------------------------------- refunds
+def gave_back(shop: StripeShop, total: int, known: int | None = None, at: int = 3 * DAY, **more: Any) -> dict[str, Any]:
+    """`total` is what went back so far, `known` how much of it was told before."""
+    previous = None if known is None else {"amount_refunded": known}
+    return shop.tell("charge.refunded", charge(amount_refunded=total, **more), previous, created=WHEN + at)
+
+
+def refund_lines(shop: StripeShop) -> list[tuple[str, str, str]]:
+    told = [line for line in shop.ledger() if "refunded_total" in line]
+    return [(line["event"], line["price"], line["refunded_total"]) for line in told]
+
+
+def test_a_full_refund_revokes(shop):
+    key = shop.sells()
+    assert gave_back(shop, 4900, 0) == {"received": True, "outcome": "revoked", "license_keys": [key]}
+    assert (shop.code(key), shop.record["inactive_reason"]) == ("SUSPENDED", "refunded")
+    assert shop.revenue() == {"usd": "0.00"}
+    assert shop.letters() == [("refund", ANN)]  # the key itself was not sent yet
+
+
+def test_a_partial_refund_is_only_recorded(shop):
+    key = shop.sells()
+    assert gave_back(shop, 1000, 0)["outcome"] == "recorded"
+    assert shop.code(key) == "VALID"
+    assert refund_lines(shop) == [("partial_refund", "10.00", "10.00")]
+
+
+def test_what_was_refunded_adds_up(shop):
+    key = shop.sells()
+    gave_back(shop, 1000, 0, 3 * DAY)
+    gave_back(shop, 2500, 1000, 4 * DAY)
+    assert shop.code(key) == "VALID"
+    gave_back(shop, 4900, 2500, 5 * DAY)
+    assert shop.code(key) == "SUSPENDED"
+    assert refund_lines(shop) == [
+        ("partial_refund", "10.00", "10.00"),
+        ("partial_refund", "15.00", "25.00"),
+        ("refund", "24.00", "49.00"),
+    ]
+
+
+def test_two_equal_partial_refunds_are_two(shop):
+    shop.sells()
+    gave_back(shop, 1000, 0, 3 * DAY)
+    gave_back(shop, 2000, 1000, 3 * DAY)
+    assert len(refund_lines(shop)) == 2
+
+
+def test_all_that_was_captured_is_all(shop):
+    key = shop.sells()
+    gave_back(shop, 3000, 0, amount_captured=3000, refunded=False)
+    assert shop.code(key) == "SUSPENDED"
+
+
+FAILED = {"status": "failed", "failure_reason": "lost_or_stolen_card"}
+
+
+@pytest.mark.parametrize("type", ["refund.failed", "refund.updated", "charge.refund.updated"])
+@pytest.mark.parametrize("status", ["failed", "canceled"])
+def test_a_refund_that_failed_gives_the_license_back(shop, type, status):
+    key = shop.sells()
+    gave_back(shop, 4900, 0)
+    told = shop.tell(type, refund(status=status), created=WHEN + 5 * DAY)
+    assert (told["outcome"], shop.code(key)) == ("reinstated", "VALID")
+    assert shop.revenue() == {"usd": "49.00"}
+
+
+def test_a_refund_after_the_failure_revokes_again(shop):
+    key = shop.sells()
+    gave_back(shop, 4900, 0)
+    shop.tell("refund.failed", refund(**FAILED), created=WHEN + 5 * DAY)
+    gave_back(shop, 4900, 0, 6 * DAY)
+    assert (shop.code(key), shop.revenue()) == ("SUSPENDED", {"usd": "0.00"})
+
+
+def test_a_failure_that_comes_before_its_refund_undoes_it_all_the_same(shop):
+    key = shop.sells()
+    shop.tell("refund.failed", refund(**FAILED), created=WHEN + 5 * DAY)
+    gave_back(shop, 4900, 0)
+    assert shop.code(key) == "VALID"
+
+
+@pytest.mark.parametrize("status", ["pending", "requires_action", "succeeded"])
+def test_the_refunds_own_events_say_nothing_that_its_charge_does_not(shop, status):
+    key = shop.sells()
+    for type in ("refund.created", "refund.updated", "charge.refund.updated"):
+        assert shop.tell(type, refund(status=status))["outcome"] == "ignored"
+    assert (shop.code(key), len(shop.ledger())) == ("VALID", 2)
+
+
+def test_a_sale_whose_refund_came_first_gets_an_inactive_license_and_no_letter(shop):
+    assert gave_back(shop, 4900, 0) == {"received": True, "outcome": "recorded", "license_keys": []}
+    told = shop.tell(COMPLETED, wave())
+    assert told["outcome"] == "revoked"
+    assert (shop.code(told["license_keys"][0]), shop.record["inactive_reason"]) == ("SUSPENDED", "refunded")
+    assert shop.letters() == []
+
+
+# ---------------------------------------------------------------------------------------------------- disputes
+def disputed(
+    shop: StripeShop, status: str, word: str = "created", at: int = 4 * DAY, id: str = "du_1"
+) -> dict[str, Any]:
+    return shop.tell(f"charge.dispute.{word}", dispute(id, status=status), created=WHEN + at)
+
+
+@pytest.mark.parametrize("status", ["needs_response", "under_review"])
+def test_a_dispute_suspends_and_tells_the_owner(shop, status):
+    key = shop.sells()
+    assert disputed(shop, status) == {"received": True, "outcome": "suspended", "license_keys": [key]}
+    assert (shop.code(key), shop.record["inactive_reason"]) == ("SUSPENDED", "disputed")
+    assert ("alert_dispute", OWNER) in shop.letters()
+
+
+def test_a_dispute_that_is_won_gives_the_license_back(shop):
+    key = shop.sells()
+    disputed(shop, "needs_response")
+    disputed(shop, "under_review", "updated", 5 * DAY)
+    disputed(shop, "needs_response", "funds_withdrawn", 5 * DAY)
+    assert disputed(shop, "won", "closed", 40 * DAY)["outcome"] == "reinstated"
+    assert disputed(shop, "won", "funds_reinstated", 41 * DAY)["license_keys"] == [key]
+    assert shop.code(key) == "VALID"
+    assert [line["event"] for line in shop.ledger()] == ["sale", "dispute", "dispute_won"]
+
+
+def test_a_dispute_that_is_lost_bans_the_license(shop):
+    key = shop.sells()
+    disputed(shop, "needs_response")
+    disputed(shop, "lost", "closed", 40 * DAY)
+    assert (shop.code(key), shop.record["inactive_reason"]) == ("BANNED", "chargeback")
+    assert shop.revenue() == {"usd": "0.00"}
+
+
+def test_a_win_lifts_its_own_dispute_alone(shop):
+    key = shop.sells()
+    disputed(shop, "needs_response", id="du_1")
+    disputed(shop, "needs_response", id="du_2")
+    disputed(shop, "won", "closed", 40 * DAY, id="du_1")
+    assert shop.code(key) == "SUSPENDED"
+    disputed(shop, "won", "closed", 40 * DAY, id="du_2")
+    assert shop.code(key) == "VALID"
+
+
+@pytest.mark.parametrize("status", ["warning_needs_response", "warning_under_review"])
+def test_an_inquiry_of_the_bank_only_tells_the_owner(shop, status):
+    key = shop.sells()
+    assert disputed(shop, status)["outcome"] == "ignored"
+    assert shop.code(key) == "VALID"
+    assert shop.letters() == [("delivery", ANN), ("alert_dispute", OWNER)]
+
+
+def test_an_inquiry_that_is_closed_changes_nothing(shop):
+    key = shop.sells()
+    disputed(shop, "warning_needs_response")
+    disputed(shop, "warning_closed", "closed", 40 * DAY)
+    assert shop.code(key) == "VALID"
+
+
+def test_an_inquiry_that_became_a_dispute_suspends(shop):
+    key = shop.sells()
+    disputed(shop, "warning_needs_response")
+    disputed(shop, "needs_response", "updated", 9 * DAY)
+    assert shop.code(key) == "SUSPENDED"
+
+
+@pytest.mark.parametrize("words", [["closed"], ["updated", "closed"], ["updated"], ["closed", "updated"]])
+@pytest.mark.parametrize(("back", "code"), [(4900, "SUSPENDED"), (0, "VALID")], ids=["refunded", "not refunded"])
+def test_a_dispute_that_was_prevented_ends_as_its_charge_stands(asking, api, words, back, code):
+    key = asking.sells()
+    disputed(asking, "needs_response")
+    api.add(charge(amount_refunded=back))
+    for word in words:
+        disputed(asking, "prevented", word, 5 * DAY)
+    assert asking.code(key) == code
+    assert asking.record.get("inactive_reason") == ("refunded" if back else None)
+    assert api.asked.count("/v1/charges/ch_1") == 1
+
+
+def test_while_nobody_can_tell_how_a_charge_stands_its_dispute_stays(asking, api, clock):
+    key = asking.sells()
+    disputed(asking, "needs_response")
+    api.add(charge())
+    api.down()
+    disputed(asking, "prevented", "closed", 5 * DAY)
+    assert asking.code(key) == "SUSPENDED"
+    api.up()
+    clock.forward(minutes=2)
+    asking.services.outbox.send_due()
     assert asking.code(key) == "VALID"
+
+
+def test_where_stripe_does_not_know_the_charge_its_dispute_stays(asking, api, clock):
+    key = asking.sells()
+    disputed(asking, "needs_response")
+    disputed(asking, "prevented", "closed", 5 * DAY)
+    asked = len(api.asked)
+    clock.forward(hours=1)
+    asking.services.outbox.send_due()
+    assert (asking.code(key), len(api.asked)) == ("SUSPENDED", asked)
+
+
+def test_without_a_key_to_the_api_a_prevented_dispute_stays_for_the_owner(shop):
+    key = shop.sells()
+    disputed(shop, "needs_response")
+    assert disputed(shop, "prevented", "closed", 5 * DAY)["outcome"] == "ignored"
+    assert shop.code(key) == "SUSPENDED"
+
+
+def test_a_dispute_may_be_told_before_its_sale(shop):
+    disputed(shop, "needs_response")
+    told = shop.tell(COMPLETED, wave())
+    assert (told["outcome"], shop.record["inactive_reason"]) == ("suspended", "disputed")
+
+
+# ---------------------------------------------------------------------------------------------------- several purchases
+def test_two_purchases_of_one_customer_are_two_licenses(shop):
+    first = shop.sells(wave("cs_live_1", "pi_1", customer="cus_1"))
+    second = shop.sells(wave("cs_live_2", "pi_2", customer="cus_1"))
+    assert first != second
+    assert len(shop.licenses()) == 2
+    assert shop.revenue() == {"usd": "98.00"}
+
+
+def test_a_refund_touches_its_own_purchase_alone(shop):
+    first = shop.sells(wave("cs_live_1", "pi_1", customer="cus_1"))
+    second = shop.sells(wave("cs_live_2", "pi_2", customer="cus_1"))
+    shop.tell("charge.refunded", charge("ch_2", "pi_2", amount_refunded=4900, customer="cus_1"))
+    assert (shop.code(first), shop.code(second)) == ("VALID", "SUSPENDED")
+
+
+def test_a_dispute_touches_its_own_purchase_alone(shop):
+    first = shop.sells(wave("cs_live_1", "pi_1", customer="cus_1"))
+    second = shop.sells(wave("cs_live_2", "pi_2", customer="cus_1"))
+    shop.tell("charge.dispute.closed", dispute("du_1", "ch_1", "pi_1", status="lost"))
+    assert (shop.code(first), shop.code(second)) == ("BANNED", "VALID")
+
+
+def test_one_of_two_subscriptions_may_end(shop):
+    key = shop.subscribes()
+    more = {"subscription": "sub_2", "invoice": "in_9", "id": "cs_live_9"}
+    other = shop.sells(team() | more)
+    assert other != key
+    shop.tell("customer.subscription.deleted", ended() | {"id": "sub_2"})
+    assert (shop.code(key), shop.code(other)) == ("VALID", "EXPIRED")
+
+
+def test_a_refund_of_something_else_that_the_customer_bought_links_nothing(shop):
+    key = shop.subscribes()
+    told = shop.tell("charge.refunded", charge("ch_7", "pi_7", amount_refunded=4900, customer="cus_1"))
+    assert (told["license_keys"], shop.code(key)) == ([], "VALID")

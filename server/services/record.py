@@ -1,0 +1,195 @@
+"""What a platform's record says as a whole, and which of the ledger's lines are about the same.
+
+One charge goes by several names (a checkout, its invoice, the payments of that), and what became of it is told by
+several events; here they are brought together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from datetime import datetime
+
+import msgspec
+
+from server.domain.purchase import (
+    CHARGES,
+    OWNER_ISSUING,
+    PAID,
+    Entry,
+    EventKind,
+    Inquiry,
+    PurchaseEvent,
+    charge_groups,
+    charges_of,
+)
+
+_DISPUTES = frozenset({EventKind.DISPUTE, EventKind.DISPUTE_WON, EventKind.DISPUTE_LOST})
+_REVERSALS = _DISPUTES | {EventKind.REFUND, EventKind.PARTIAL_REFUND, EventKind.REFUND_FAILED}
+
+
+class Record:
+    """A platform's record as a whole: which names are of one charge, and what becomes of a charge in the end."""
+
+    def __init__(
+        self,
+        record: Iterable[PurchaseEvent],
+        is_mapped: Callable[[PurchaseEvent], bool],
+        time_: tuple[datetime, datetime | None],
+        without_quantity: Collection[str],
+    ) -> None:
+        known = [event for event in record if not event.is_test and _is_of_money(event)]
+        self.events = sorted(known, key=_when)
+        self._since, self._until = time_
+        self._without_quantity = without_quantity
+        self._siblings = _siblings(self.events)
+        charges = [event for event in self.events if event.event in CHARGES]
+        self._charged = names_of(charges)
+        new = [event for event in charges if self.is_in_time(event)]
+        mapped = [event for event in new if is_mapped(event)]
+        self._orders = {event.order for event in mapped if event.event is EventKind.SALE}
+        ours = mapped + [event for event in new if event.order in self._orders]  # a renewal may name only its price
+        self._sold = {name for event in ours for name in self._group(event)}
+        self._told = {(event.event, name) for event in self.events for name in self._group(event)}
+        self._won = [event for event in self.events if event.event is EventKind.DISPUTE_WON]
+
+    def _group(self, event: PurchaseEvent) -> Collection[str]:
+        names = (event.sale_id, *event.links)
+        return next((self._siblings[name] for name in names if name in self._siblings), ())
+
+    def linked(self, event: PurchaseEvent) -> PurchaseEvent:
+        """With all names that the record has for its charge: a payment is the invoice's that it paid."""
+        more = sorted(set(self._group(event)) - {event.sale_id, *event.links})
+        if event.event in CHARGES or not more:
+            return event
+        inquiry = None if event.inquiry is Inquiry.PAYMENT else event.inquiry
+        return msgspec.structs.replace(event, links=(*event.links, *more), inquiry=inquiry)
+
+    def is_in_time(self, charge: PurchaseEvent) -> bool:
+        moment = charge.purchase_date
+        return moment is None or (self._since <= moment and (self._until is None or moment <= self._until))
+
+    def is_sold(self, event: PurchaseEvent) -> bool:
+        """Whether it is about a charge of this time, of something that we sell."""
+        return not self._sold.isdisjoint(names_of([event]))
+
+    def has_sale(self, renewal: PurchaseEvent) -> bool:
+        """Whether the sale of its subscription is of this time, too, and of something that we sell."""
+        return renewal.order in self._orders
+
+    def names(self, *names: str | None) -> bool:
+        """Whether one of these is a charge's name here."""
+        return not self._charged.isdisjoint(names)
+
+    def tells_quantity(self, event: PurchaseEvent) -> bool:
+        return event.identity not in self._without_quantity
+
+    def says(self, kind: EventKind, event: PurchaseEvent) -> bool:
+        """Whether the record says this, too, of the same charge."""
+        return any((kind, name) in self._told for name in self._group(event))
+
+    def is_won(self, dispute: PurchaseEvent) -> bool:
+        if not self.says(EventKind.DISPUTE_WON, dispute):
+            return False
+        names = names_of([dispute])
+        return any(_is_incident(dispute, won) and not names.isdisjoint(names_of([won])) for won in self._won)
+
+
+def _is_of_money(event: PurchaseEvent) -> bool:
+    """Not what only tells of itself; a dispute that ended in another way is still to be asked about."""
+    return event.event in PAID or event.event in _REVERSALS or event.inquiry is Inquiry.CHARGE
+
+
+def _siblings(events: Iterable[PurchaseEvent]) -> dict[str, set[str]]:
+    """All names of the charge that a name is of."""
+    found: dict[str, set[str]] = {}
+    for event in events:
+        names = names_of([event])
+        for known in {id(found[name]): found[name] for name in names if name in found}.values():
+            names |= known
+        found.update(dict.fromkeys(names, names))
+    return found
+
+
+def names_of(told: Iterable[PurchaseEvent | Entry]) -> set[str]:
+    return {name for one in told for name in (one.sale_id, *one.links) if name}
+
+
+def _when(event: PurchaseEvent) -> tuple[float, bool]:
+    """Charges before what went back of them."""
+    moment = event.purchase_date or event.occurred_at
+    return (moment.timestamp() if moment else float("inf"), event.event not in CHARGES)
+
+
+# ---------------------------------------------------------------------------------------------------- the ledger
+def charges_about(
+    said: PurchaseEvent | Entry, history: Sequence[Entry], kinds: Collection[EventKind] = CHARGES
+) -> list[Entry]:
+    """The newest lines of such kinds that are about the same charge, and that the platform did not disown."""
+    newest: dict[str, Entry] = {}
+    for entry in history:
+        if entry.identity not in newest or entry.revision > newest[entry.identity].revision:
+            newest[entry.identity] = entry
+    groups = charge_groups(history)
+    own = charges_of(said, groups)
+    found = (entry for entry in newest.values() if entry.event in kinds and not entry.is_withdrawn)
+    return [entry for entry in found if not own.isdisjoint(charges_of(entry, groups))]
+
+
+def is_heard_of(event: PurchaseEvent, history: Sequence[Entry]) -> bool:
+    return any(entry.identity == event.identity for entry in history) or same_charge(event, history) is not None
+
+
+def same_charge(event: PurchaseEvent, history: Sequence[Entry]) -> Entry | None:
+    """The line of this event, else one that tells the same charge, or by which the owner fulfilled it."""
+    charges, names = charges_about(event, history), names_of([event])
+    same = [entry for entry in charges if entry.identity == event.identity]
+    kinds = OWNER_ISSUING | {event.event}
+    same = same or [entry for entry in charges if entry.event in kinds and entry.sale_id in names]
+    return same[0] if same else None
+
+
+# ---------------------------------------------------------------------------------------------------- money back
+def is_known(event: PurchaseEvent, about: Sequence[Entry]) -> bool:
+    """Whether the ledger knows already: this event, or the same of the same charge in other words."""
+    if event.event is EventKind.REFUND:
+        return _stands_refunded(about)
+    if event.event is EventKind.PARTIAL_REFUND:
+        totals = {entry.refunded_total for entry in about if entry.event is EventKind.PARTIAL_REFUND}
+        is_told = event.refunded_total in totals or None in totals or (event.refunded_total is None and bool(totals))
+        return is_told or _stands_refunded(about)
+    if any(entry.identity == event.identity for entry in about):
+        return True
+    is_dispute = event.event in _DISPUTES
+    return is_dispute and any(entry.event is event.event and _is_incident(event, entry) for entry in about)
+
+
+def is_settled(event: PurchaseEvent, about: Sequence[Entry], told: Record) -> bool:
+    """Whether it changes nothing any more, by what else the record says, or by what never was heard of here."""
+    if event.event is EventKind.PARTIAL_REFUND:
+        return told.says(EventKind.REFUND, event)
+    if event.event is EventKind.REFUND_FAILED:
+        return told.says(EventKind.REFUND, event) or not _stands_refunded(about)
+    ends = (EventKind.DISPUTE_WON, EventKind.DISPUTE_LOST)
+    if event.event is EventKind.DISPUTE:
+        is_over = any(entry.event in ends and _is_incident(event, entry) for entry in about)
+        return is_over or told.is_won(event)
+    if event.event in (EventKind.DISPUTE_WON, EventKind.IGNORED):
+        begun = (EventKind.DISPUTE, EventKind.DISPUTE_LOST)
+        return not any(entry.event in begun and _is_incident(event, entry) for entry in about)
+    return False
+
+
+def _stands_refunded(about: Sequence[Entry]) -> bool:
+    """By the fold's own rule: a refund that did not fail, or one that was made after that."""
+    failed = [e for e in about if e.event is EventKind.REFUND_FAILED]
+    return any(e.event is EventKind.REFUND and not any(f.moment >= e.moment for f in failed) for e in about)
+
+
+def after_its_refund(failure: PurchaseEvent, about: Sequence[Entry]) -> PurchaseEvent:
+    """The record dates it by when the refund was made; it failed later than any refund of it was told."""
+    moments = [entry.moment for entry in about if entry.event is EventKind.REFUND]
+    return msgspec.structs.replace(failure, occurred_at=max([failure.occurred_at or moments[0], *moments]))
+
+
+def _is_incident(event: PurchaseEvent, other: PurchaseEvent | Entry) -> bool:
+    return event.incident is None or other.incident in (None, event.incident)
