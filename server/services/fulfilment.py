@@ -252,8 +252,10 @@ def _line(
 
 
 def _sold(event: PurchaseEvent, catalogue: Catalogue) -> list[Sold]:
-    """What an event says was sold; nothing where the platform is asked for it first, or nobody mapped it."""
-    ids = [name for name in (event.source_product_id, *event.product_aliases) if name]
+    """What an event says was sold; nothing where the platform is asked for it first, or nobody mapped it. An id of one
+    of its items is no name of the sale as a whole."""
+    of_items = {name for item in event.items for name in item.ids}
+    ids = [name for name in (event.source_product_id, *event.product_aliases) if name and name not in of_items]
     sold = catalogue.sold(event.source, event.own_product_id, ids, event.variants, event.quantity, event.items)
     if sold or event.inquiry is Inquiry.LINE_ITEMS:
         return sold
@@ -266,9 +268,9 @@ def completes(event: PurchaseEvent, seen: Entry) -> bool:
     asked of the platform. What the platform disowned is believed again only when it says so itself."""
     if seen.is_withdrawn:
         return event.inquiry is None and not event.is_withdrawn
-    if seen.inquiry is not None:
-        return event.inquiry is None or event.is_withdrawn
-    return _weight(event) > _weight(seen)
+    if seen.inquiry is None:
+        return _weight(event) > _weight(seen)
+    return event.is_withdrawn or (event.inquiry is None and _weight(event) >= _weight(seen))
 
 
 def _weight(said: PurchaseEvent | Entry) -> int:
@@ -283,7 +285,7 @@ def _told_before(entry: Entry, history: Sequence[Entry]) -> str | None:
         return None
     groups = charge_groups([*history, entry])
     same = charges_of(entry, groups)
-    others = (other for other in history if other.event in CHARGES and other.identity != entry.identity)
+    others = [e for e in history if e.event in CHARGES and entry.event_id not in (e.event_id, e.part_of)]
     return next((other.event_id for other in others if not same.isdisjoint(charges_of(other, groups))), None)
 
 

@@ -124,7 +124,7 @@ class Inquiries:
         return found
 
     def _answer(self, event: PurchaseEvent) -> PurchaseEvent:
-        if event.inquiry is Inquiry.PAYMENT and self._store.history(event.names()):
+        if event.inquiry is Inquiry.PAYMENT and any(e.event in CHARGES for e in self._store.history(event.names())):
             return _answered(event)  # whose payment it is, is known
         platform = self._platforms.get(event.source)
         if platform is None:

@@ -6,7 +6,7 @@ import re
 from datetime import timedelta
 from email.headerregistry import Address
 
-from server.domain.purchase import Entry, EventKind, Outcome
+from server.domain.purchase import Entry, EventKind, Inquiry, Outcome
 from server.errors import KeyledgerError
 from server.storage.base import Letter
 
@@ -35,6 +35,8 @@ def letters_owed(entry: Entry, owner_email: str | None) -> list[Letter]:
     """The letters that a ledger line owes: a function of its event and outcome, so that they are found again."""
     customer = (entry.email or "").strip()
     kind = DELIVERY if entry.event in _ALWAYS_DELIVERED else _OWED.get((entry.event, entry.outcome))
+    if kind == RENEWAL and (entry.part_of or entry.inquiry is Inquiry.SALE):
+        kind = None  # told with the sale, or when it is confirmed
     found = []
     if entry.inquiry and not entry.is_withdrawn:
         found.append(_letter(entry, INQUIRY, entry.source))

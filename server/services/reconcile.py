@@ -218,7 +218,9 @@ class Reconciliation:
         if seen.is_withdrawn:
             self._fulfilment.correct(msgspec.structs.replace(event, inquiry=None))
         elif not self._is_told_by_now(event):
-            self._fulfilment.correct(_completed(event, seen, tells_quantity))
+            completed = _completed(event, seen, tells_quantity)
+            if self._is_mapped(completed) or not seen.grants:  # what was given is not taken because nobody maps it now
+                self._fulfilment.correct(completed)
 
     def _is_told_by_now(self, event: PurchaseEvent) -> bool:
         """A webhook may have come since the record was compared, or the sale of a renewal may have been repaired."""

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 GIVE_UP = timedelta(days=7)
 BACKOFF = tuple(timedelta(minutes=m) for m in (1, 5, 15, 60, 180, 360, 720, 1440))
+INQUIRY_BACKOFF = BACKOFF[:4]  # a license may rest on the answer
 PAUSES = tuple(timedelta(seconds=s) for s in (30, 60, 120, 300))  # in which a mail server in trouble is left alone
 SERVER = "server"  # the note that tells how the mail server was last found
 _GROUP, _GROUP_FOR = 20, timedelta(seconds=1)  # sent letters that are written down together
@@ -171,7 +172,8 @@ class _Run:
     def _trying(self, letter: Letter) -> Letter:
         """Already says when to try again, should nothing more be heard of this attempt; the last time after a week."""
         now = self._clock()
-        later = now + BACKOFF[min(letter.attempts, len(BACKOFF) - 1)]
+        backoff = INQUIRY_BACKOFF if letter.kind == INQUIRY else BACKOFF
+        later = now + backoff[min(letter.attempts, len(backoff) - 1)]
         if letter.first_at:
             later = min(later, max(letter.first_at + GIVE_UP, now + BACKOFF[0]))
         return self._state(letter, "sending", attempts=letter.attempts + 1, next_at=later, error=letter.error)

@@ -379,6 +379,14 @@ def test_a_malformed_field_is_named(shop, field, value):
     assert shop.ledger() == []
 
 
+def test_a_malformed_field_deep_inside_is_named_with_its_whole_path():
+    about = first_invoice()
+    about["lines"]["data"][0]["period"]["end"] = "soon"
+    with pytest.raises(BadRequest) as caught:
+        said("invoice.paid", about)
+    assert caught.value.detail == "data.object.lines[0].period.end: is no whole number"
+
+
 def test_names_in_any_script_are_kept(shop):
     shop.sells(wave(customer_details={"email": "li@example.com", "name": "Zoë 李 😀"}))
     assert shop.record["customer_name"] == "Zoë 李 😀"

@@ -15,10 +15,11 @@ import pytest
 from server.errors import PlatformUnreachable
 from server.platforms import web_client
 from server.services import inquiries
+from server.services.caretaker import Caretaker
 from server.services.inquiries import Inquiries
 from server.services.letters import DEAD_LETTER, INQUIRY, PLATFORM, SUSPICIOUS
 from server.services.outbox import Outbox
-from tests.conftest import NOW, Clock, Shop, sale_ping, subscription_ping
+from tests.conftest import NOW, Clock, Shop, sale_ping
 from tests.services.mail_room import Pigeon
 from tests.standins.gumroad_api import TOKEN, GumroadApi, sale
 from tests.standins.http import Answer
@@ -68,7 +69,9 @@ class Careful(Shop):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
+    """Short hangs; and nobody but the test takes the outbox's turns."""
     monkeypatch.setattr(web_client, "QUICK", (0.2, 0.2))
+    monkeypatch.setattr(Caretaker, "poke", lambda self: None)
 
 
 @pytest.fixture
@@ -264,16 +267,6 @@ def test_a_renewal_is_read_back_too(shop, api):
     assert shop.record["expiry_date"] == "2026-12-20T12:00:00Z"
 
 
-@pytest.mark.xfail(strict=True, reason="pings of a subscription are not read back: their shape names no sale")
-def test_a_forged_change_of_plan_gives_no_seats(shop, api):
-    api.add(sale("s1", product_id="G-TEAM==", subscription_id="sub"))
-    shop.sale("s1", product="G-TEAM==", **SUB)
-    plan = {f"{when}_plan[{name}]": "" for when in ("old", "new") for name in ("tier][id", "tier][name", "recurrence")}
-    forged = plan | {"type": "upgrade", "effective_as_of": "2026-11-10T00:00:00Z", "new_plan[quantity]": 500}
-    shop.ping(subscription_ping("subscription_updated", "sub", **forged))
-    assert shop.record["max_devices"] == 2
-
-
 # ---------------------------------------------------------------------------------------------------- while it does not
 def nonsense(body: Any, status: int = 200) -> Any:
     def answer(asked: Any) -> Answer:
@@ -414,7 +407,7 @@ def test_a_withdrawn_sale_counts_when_it_comes_again_and_is_confirmed(shop, api)
 
 
 def test_it_is_asked_again_with_longer_and_longer_pauses(shop, api, clock):
-    """Within the day that the license is good for, some seven times."""
+    """Every hour at the latest: a license rests on the answer."""
     api.fail_next(500, times=999)
     shop.sale("s1")
     begun, asked = clock.now, {}
@@ -423,11 +416,10 @@ def test_it_is_asked_again_with_longer_and_longer_pauses(shop, api, clock):
         shop.later(seconds=30)
         if len(api.asked) > before:
             asked[int((clock.now - begun).total_seconds() // 60)] = len(api.asked) - before
-    assert list(asked) == [1, 2, 7, 22, 82, 262, 622, 1342]
+    assert list(asked) == [1, 2, 7, 22, *range(82, 24 * 60, 60)]
     assert set(asked.values()) == {1}
 
 
-@pytest.mark.xfail(strict=True, reason="sending.py: after 22 hours an inquiry waits for another 24")
 def test_a_license_that_ran_out_comes_back_within_the_hour(shop, api):
     api.down()
     key = shop.sale("s1")
@@ -561,10 +553,10 @@ def test_a_renewal_that_is_not_confirmed_yet_gives_a_day(shop, api, clock):
     assert shop.record["is_active"]
 
 
-@pytest.mark.xfail(strict=True, reason="letters.py: a renewal that is not confirmed yet owes its letter, too")
 def test_a_renewal_is_mailed_once_with_the_day_that_was_paid(shop, api, clock):
     api.add(sale("s1", product_id="G-TEAM==", subscription_id="sub"))
     shop.sale("s1", product="G-TEAM==", **SUB)
+    shop.mail()
     clock.forward(days=16)
     api.down()
     shop.ping(sale_ping("s2", "ann@example.com", "G-TEAM==", **RENEWAL))
@@ -572,6 +564,7 @@ def test_a_renewal_is_mailed_once_with_the_day_that_was_paid(shop, api, clock):
     api.up()
     api.add(sale("s2", product_id="G-TEAM==", subscription_id="sub", recurring_charge=True, created_at=clock.now))
     shop.later(minutes=1)
+    shop.mail()
     assert shop.kinds() == ["delivery", "renewal"]
     assert "paid through 6 January 2027" in shop.text("renewal")
 
