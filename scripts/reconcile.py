@@ -7,6 +7,7 @@ record could not be had; 2 where the command or a setting is wrong.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import click
 import msgspec
 
-from scripts.printing import FINDINGS, Command, complain, output_options, progress, show, show_json
+from scripts.printing import FINDINGS, Command, complain, output_options, plain, progress, show, show_json
 from server.domain.purchase import CHARGES, PurchaseEvent
 from server.errors import BadRequest, SettingsError, Unprocessable
 from server.platforms import PLATFORMS
@@ -31,13 +32,11 @@ from server.services.statement import Statement
 from server.services.statement_file import read_statement_file
 from server.wiring import Services, open_services
 
-COLUMNS = "finding sale_id email platform ledger repair".split()
+COLUMNS = "finding sale_id email told repair".split()  # as many as a screen has room for
 CSV_COLUMNS = "finding field sale_id email platform ledger license_keys repair".split()
+BY_APPLY, DONE, BY_HAND = "by --apply", "repaired", "by hand"
+MOST_HINTS = 20
 OVERLAP = timedelta(days=3)  # an invoice is made some time before it is paid: the record is read from a little earlier
-BY_HAND = {
-    Kind.LONE: "begin at its first sale: an earlier --since",
-    Kind.UNPAID: "look it up, then licenses.py revoke",
-}
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -76,8 +75,8 @@ def reconcile(
 ) -> None:
     begin = read_moment(since, "--since")
     end = read_moment(until, "--until", ends=True) if until else None
-    if begin > (end or services().clock()):
-        raise BadRequest("--since: lies behind the end of what is compared")
+    if end is not None and begin > end:
+        raise BadRequest(f"--until: {until} is before --since {since}")
     with record_of(platform, path, begin) as record:
         drifts, left = run(platform, record, begin, end, is_applied)
     tell(Told(platform, begin, record.events, drifts, left, is_applied), form)
@@ -167,23 +166,24 @@ def findings(drifts: Sequence[Drift]) -> list[Drift]:
 
 def tell(told: Told, form: str | None) -> None:
     is_repaired = told.is_repaired()
-    rows = [row_of(drift, is_repaired(drift)) for drift in findings(told.drifts)]
-    notes = unmapped(told.left)
+    found = findings(told.drifts)
+    rows = [row_of(drift, told.is_applied, is_repaired(drift)) for drift in found]
     if form == "json":
         counts = {"compared": len(told.record), "repaired": repaired(told), "left": len(findings(told.left))}
         head = {"platform": told.platform, "since": told.since, "applied": told.is_applied}
-        show_json(head | counts | {"verdict": verdict(told), "findings": rows, "unmapped": notes})
+        tail = {"findings": rows, "unmapped": unmapped(told.left)}
+        show_json(head | counts | {"verdict": verdict(told)} | tail)
         return
     if form == "csv":
         show(rows, CSV_COLUMNS, form)
     elif rows:
         show([in_short(row) for row in rows], COLUMNS, form)
-    for note in notes:
-        complain(f"nobody mapped {note['product']}, sold {note['sales']} times: products.json, then --apply")
-    click.echo(verdict(told), err=form == "csv")
+    for line in [*hints(told, findings(told.left)), *notes(told.left), verdict(told)]:
+        click.echo(plain(line), err=form == "csv")
 
 
-def row_of(drift: Drift, is_repaired: bool) -> dict[str, Any]:
+def row_of(drift: Drift, is_applied: bool, is_repaired: bool) -> dict[str, Any]:
+    can_be_repaired = drift.can_be_repaired and not is_applied
     return {
         "finding": drift.kind,
         "field": drift.field or None,
@@ -192,15 +192,41 @@ def row_of(drift: Drift, is_repaired: bool) -> dict[str, Any]:
         "platform": drift.theirs or None,
         "ledger": drift.ours or None,
         "license_keys": drift.license_keys,
-        "repair": "repaired" if is_repaired else BY_HAND.get(drift.kind, "--apply"),
+        "repair": DONE if is_repaired else BY_APPLY if can_be_repaired else BY_HAND,
     }
 
 
 def in_short(row: dict[str, Any]) -> dict[str, Any]:
-    """For a screen: what is told differently stands with the finding, and whose license it is with what we have."""
-    finding = f"{row['finding']}: {row['field']}" if row["field"] else row["finding"]
-    ledger = row["ledger"] if row["field"] else " ".join([*row["license_keys"], row["ledger"] or ""]).strip()
-    return row | {"finding": finding, "ledger": ledger}
+    """What the platform tells and what the ledger, where there are two words, in one column."""
+    if row["field"]:
+        return row | {"finding": f"{row['field']} differs", "told": f"{row['platform']}, here {row['ledger']}"}
+    return row | {"told": row["platform"] or f"here {row['ledger']}"}
+
+
+def hints(told: Told, left: Sequence[Drift]) -> Iterator[str]:
+    """What to do by hand, for each sale."""
+    by_hand = [drift for drift in left if told.is_applied or not drift.can_be_repaired]
+    for drift in by_hand[:MOST_HINTS]:
+        yield f"  {drift.sale_id}: {hint(told.platform, drift)}"
+    if len(by_hand) > MOST_HINTS:
+        yield f"  and {len(by_hand) - MOST_HINTS} more: --json names them"
+
+
+def hint(platform: str, drift: Drift) -> str:
+    if drift.kind is Kind.UNPAID:
+        keys = " ".join(map(shlex.quote, drift.license_keys))
+        return f"look it up at {platform}; where nobody paid for it: scripts/licenses.py revoke {keys}"
+    if drift.kind is Kind.LONE:
+        return "its first sale is not in the ledger: give --since a day before that"
+    return "could not be repaired; look at it by scripts/audit.py find, and repair it by scripts/licenses.py"
+
+
+def notes(drifts: Sequence[Drift]) -> Iterator[str]:
+    for note in unmapped(drifts):
+        yield (
+            f"note: nobody mapped {note['product']} ({counted(note['sales'], 'sale')}): if it is yours, map it in "
+            "products.json, then --apply"
+        )
 
 
 def unmapped(drifts: Sequence[Drift]) -> list[dict[str, Any]]:
@@ -219,19 +245,22 @@ def repaired(told: Told) -> int:
 
 def verdict(told: Told) -> str:
     charges = sum(event.event in CHARGES for event in told.record)
-    others = len(told.record) - charges
-    compared = f"{told.platform} since {told.since:%Y-%m-%d}: {charges} charges and {others} other events compared"
+    events = f"{counted(charges, 'charge')} and {counted(len(told.record) - charges, 'other event')}"
+    compared = f"{told.platform} since {told.since:%Y-%m-%d}: {events} compared"
     found, left = findings(told.drifts), findings(told.left)
     if not found:
         return f"{compared}; the ledger agrees"
-    told_kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(str(d.kind) for d in found).most_common())
-    if not told.is_applied:
-        repairable = sum(drift.can_be_repaired for drift in found)
-        return f"{compared}; {told_kinds}. Nothing was changed: --apply repairs {repairable}"
-    rest = (
-        f"{len(left)} left for you" if left else "the ledger agrees now. Letters go out with the service's next request"
-    )
-    return f"{compared}; {told_kinds}. {repaired(told)} repaired; {rest}"
+    kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(str(drift.kind) for drift in found).most_common())
+    if told.is_applied:
+        rest = f"{len(left)} left for you" if left else "the ledger agrees now"
+        letters = ". Letters go out with the service's next request" if repaired(told) else ""
+        return f"{compared}; {kinds}. {repaired(told)} repaired; {rest}{letters}"
+    repairable = sum(drift.can_be_repaired for drift in found)
+    return f"{compared}; {kinds}. Nothing was changed: --apply repairs {repairable or 'none of it'}"
+
+
+def counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 if __name__ == "__main__":

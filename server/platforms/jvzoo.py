@@ -166,7 +166,7 @@ class JVZoo(Platform):
                 f"event: {row.event[:40]!r} is none of {', '.join(sorted(ROW_WORDS))}, SALE, BILL, RFND, CGBK"
             )
         base = base_receipt(row.sale_id)
-        row = msgspec.structs.replace(row, subscription_id=base)
+        row = msgspec.structs.replace(row, subscription_id=base, currency=row.currency or "usd")
         told = event_of_row(row, cls.name, f"{row.sale_id}:{word}", kind, NEW_YORK)
         return msgspec.structs.replace(told, is_recurring=kind is EventKind.RENEWAL or base != row.sale_id)
 

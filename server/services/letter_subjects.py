@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from server.domain.license import License, Reason
 from server.domain.purchase import Entry, EventKind, Outcome
-from server.services.letters import DEAD_LETTER, DELIVERY, PAYMENT_FAILED, REFUND, RENEWAL, UNMAPPED
+from server.services.letters import DEAD_LETTER, DELIVERY, PAYMENT_FAILED, REFUND, REINSTATED, RENEWAL, UNMAPPED
 from server.storage.base import Letter, Store
 
 
@@ -19,7 +19,7 @@ class LetterSubjects:
         if letter.kind in (REFUND, PAYMENT_FAILED):
             licenses = self.licenses(letter).values()
             return "the license is active again" if licenses and all(x.is_active for x in licenses) else None
-        if letter.kind == RENEWAL:
+        if letter.kind in (RENEWAL, REINSTATED):
             licenses = self.licenses(letter).values()
             return "the license is inactive" if licenses and not any(x.is_active for x in licenses) else None
         if letter.kind == UNMAPPED and (entry := self.entry(letter)):

@@ -24,7 +24,7 @@ from server.domain import keys
 from server.domain.catalogue import EMPTY, Catalogue
 from server.domain.license import License
 from server.domain.purchase import Entry, EventKind, Inquiry, Outcome
-from server.services.letters import DELIVERY, is_domain, mail_address
+from server.services.letters import DELIVERY, INQUIRY, is_domain, mail_address
 from server.settings import Settings
 from server.storage.base import Letter
 
@@ -118,6 +118,7 @@ def _words(letter: Letter, matter: Matter) -> dict[str, object]:
         "occasion": _OCCASIONS.get(entry.event, "issue") if entry else "resend",
         "trouble": _trouble(entry) if entry else "",
         "outcome": str(entry.outcome) if entry else "",
+        "is_lost": bool(entry and entry.event is EventKind.DISPUTE_LOST),
         "note": clean(entry.note if entry else None, 400),
         "text": clean(letter.text, 2000),
         "dead": [_dead(one) for one in matter.dead],
@@ -209,7 +210,8 @@ def _details(entry: Entry, licenses: Iterable[str]) -> Iterator[tuple[str, str]]
 
 
 def _dead(letter: Letter) -> Facts:
-    told = [("Letter", letter.id), ("To", clean(letter.to)), ("Reason", clean(letter.error, 200))]
+    to = "Asked of" if letter.kind == INQUIRY else "To"
+    told = [("Letter", letter.id), (to, clean(letter.to)), ("Reason", clean(letter.error, 200))]
     return [(label, value) for label, value in told if value]
 
 

@@ -11,6 +11,7 @@ from server.errors import KeyledgerError
 from server.storage.base import Letter
 
 DELIVERY, RENEWAL, REFUND, PAYMENT_FAILED = "delivery", "renewal", "refund", "payment_failed"
+REINSTATED = "reinstated"
 DISPUTE, UNMAPPED, DEAD_LETTER, DAMAGED = "alert_dispute", "alert_unmapped", "alert_dead_letter", "alert_damaged"
 SUSPICIOUS, PLATFORM = "alert_suspicious", "alert_platform"
 INQUIRY = "inquiry"  # no letter, but owed and tried again like one: what is to be asked of a platform
@@ -27,6 +28,11 @@ _OWED = {
     (EventKind.RENEWAL, Outcome.EXTENDED): RENEWAL,
     (EventKind.REFUND, Outcome.REVOKED): REFUND,
     (EventKind.PAYMENT_FAILED, Outcome.SUSPENDED): PAYMENT_FAILED,
+    (
+        EventKind.DISPUTE_WON,
+        Outcome.REINSTATED,
+    ): REINSTATED,  # with the key: a sale that was disputed first had no letter
+    (EventKind.REFUND_FAILED, Outcome.REINSTATED): REINSTATED,
 }
 _ALWAYS_DELIVERED = frozenset({EventKind.OWNER_REISSUE, EventKind.OWNER_TRANSFER})
 
@@ -64,7 +70,8 @@ def _alert(entry: Entry, homeless: bool) -> str | None:
     if entry.is_withdrawn:
         return SUSPICIOUS
     is_warning = entry.event is EventKind.IGNORED and entry.incident is not None
-    if is_warning or (entry.event is EventKind.DISPUTE and entry.outcome is not Outcome.IGNORED):
+    is_loss = entry.event is EventKind.DISPUTE_LOST and entry.outcome is Outcome.REVOKED
+    if is_warning or is_loss or (entry.event is EventKind.DISPUTE and entry.outcome is not Outcome.IGNORED):
         return DISPUTE
     if homeless or entry.outcome is Outcome.UNMAPPED or _is_held(entry) or is_lone_renewal(entry):
         return UNMAPPED

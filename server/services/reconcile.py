@@ -394,13 +394,12 @@ def _with_seats(grant: Grant, quantity: int, was: int) -> Grant:
 
 
 def _is_same_product(event: PurchaseEvent, entry: Entry) -> bool:
-    """By an id, or where one of them only names what the other numbers."""
-    theirs, ours = _product_ids(event), _product_ids(entry)
-    return not theirs.isdisjoint(ours | {entry.product_name}) or not ours.isdisjoint({event.product_name})
+    """By its id, or where one of them says what is a further name for the other."""
+    return event.source_product_id in _names_of_product(entry) or entry.source_product_id in _names_of_product(event)
 
 
-def _product_ids(said: PurchaseEvent | Entry) -> set[str | None]:
-    return {said.source_product_id, said.own_product_id, *said.product_aliases} - {None}
+def _names_of_product(said: PurchaseEvent | Entry) -> tuple[str | None, ...]:
+    return (said.source_product_id, said.own_product_id, said.product_name, *said.product_aliases)
 
 
 def _drift(

@@ -99,7 +99,7 @@ def test_a_sale_that_was_refunded_before_it_came_owes_no_key(shop: Shop) -> None
 def test_the_owner_hears_of_disputes_and_of_what_nobody_mapped(shop: Shop) -> None:
     shop.sale("s1")
     assert shop.kinds_owed(shop.says(E.DISPUTE, "s1")) == [(DISPUTE, OWNER)]
-    assert shop.kinds_owed(shop.says(E.DISPUTE_WON, "s1")) == []
+    assert shop.kinds_owed(shop.says(E.DISPUTE_WON, "s1")) == [("reinstated", "ann@example.com")]
     assert shop.kinds_owed(shop.says(E.DISPUTE, "s9")) == [(DISPUTE, OWNER)]
     assert shop.kinds_owed(shop.sale("s2", product="G-NEW")) == [(UNMAPPED, OWNER)]
     held = shop.says(E.PENDING, None, event_id="shadowed:1", note="your custom field hides it", email=None)
@@ -568,3 +568,24 @@ def _parsed(text: str) -> _Tags:
     tags.feed(text)
     tags.close()
     return tags
+
+
+def test_a_license_that_works_again_is_mailed_with_its_key(shop: Shop) -> None:
+    """Its sale may have been disputed before it was told, and then nobody was sent the key."""
+    shop.says(E.DISPUTE, "s1")
+    key = shop.sale("s1").license_keys[0]
+    shop.says(E.DISPUTE_WON, "s1")
+    shop.outbox.send_due()
+    letter = shop.pigeon.messages[-1]
+    assert (letter["To"], letter["Subject"]) == ("ann@example.com", "Your license for Wave works again")
+    for form in (plain(letter), html(letter)):
+        assert key in form
+
+
+def test_a_lost_dispute_is_told_to_the_owner(shop: Shop) -> None:
+    shop.sale("s1")
+    assert shop.kinds_owed(shop.says(E.DISPUTE_LOST, "s1")) == [(DISPUTE, OWNER)]
+    shop.outbox.send_due()
+    letter = shop.pigeon.messages[-1]
+    assert letter["Subject"] == "A payment was charged back: Wave"
+    assert "the license is banned" in words(letter)

@@ -715,9 +715,6 @@ def test_where_the_payment_is_known_the_api_is_not_asked(asking, api):
     assert api.asked == []
 
 
-UNASKED = "inquiries._answer: any line that names the payment, even its own, passes for knowing the charge"
-
-
 def test_the_api_is_asked_although_the_refund_itself_was_announced_before(asking, api, clock):
     asking.subscribes()
     clock.forward(days=17)
