@@ -36,7 +36,7 @@ COLUMNS = "finding sale_id email told repair".split()  # as many as a screen has
 CSV_COLUMNS = "finding field sale_id email platform ledger license_keys repair".split()
 BY_APPLY, DONE, BY_HAND = "by --apply", "repaired", "by hand"
 MOST_HINTS = 20
-OVERLAP = timedelta(days=3)  # an invoice is made some time before it is paid: the record is read from a little earlier
+EARLIER = {"stripe": timedelta(days=30)}  # an invoice is listed by when it was made, and may be paid weeks later
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -130,8 +130,8 @@ def statement_of(platform: str) -> Statement:
 
 def read_all(platform: str, statement: Statement, since: datetime) -> Sequence[PurchaseEvent]:
     try:
-        with progress(f"reading {platform}'s record") as tick:
-            events = statement.read(since - OVERLAP, tick)
+        with progress(f"reading {platform}'s record"):  # nobody knows of how many pages
+            events = statement.read(since - EARLIER.get(platform, timedelta(0)))
     except Unprocessable as error:  # no API, or no key to it
         raise SettingsError(f"{error.detail}; --from reads a file") from None
     if statement.resumed:

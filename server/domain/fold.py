@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 import msgspec
 
@@ -125,13 +126,26 @@ class _Lineage:
 
     def is_undone_by(self, refund: Entry) -> bool:
         """Whether a refund takes the license back: that of its sale, or of all charges where the sale is not known."""
-        return self.hits(refund, self.origin) and (self.origin.event in ISSUING or not self.unrefunded())
+        if not self.hits(refund, self.origin) or not self.went_back(self.origin):
+            return False
+        return self.origin.event in ISSUING or not self.unrefunded()
 
     def unrefunded(self) -> list[Entry]:
-        """The charges whose money stayed. A lost dispute of one renewal takes that period back, as its refund does."""
-        lost = [entry for entry in self.of(EventKind.DISPUTE_LOST) if entry.is_recurring]
-        back = self.refunds() + lost
-        return [e for e in self.charges if not e.is_withdrawn and not any(self.hits(refund, e) for refund in back)]
+        """The charges whose money stayed."""
+        return [charge for charge in self.charges if not charge.is_withdrawn and not self.went_back(charge)]
+
+    def went_back(self, charge: Entry) -> bool:
+        """Whether the money of a charge went back, by refunds or, of one renewal, by a lost dispute. An invoice may be
+        paid in parts, each known by a line of its own: then the refund of one part is not the whole."""
+        lost = (entry for entry in self.of(EventKind.DISPUTE_LOST) if entry.is_recurring)
+        if any(self.hits(entry, charge) for entry in lost):
+            return True
+        refunds = [refund for refund in self.refunds() if self.hits(refund, charge)]
+        named = {charge.sale_id, *charge.links}
+        if any(refund.currency != charge.currency or named & {refund.sale_id, *refund.links} for refund in refunds):
+            return True
+        parts = {refund.sale_id: Decimal(refund.refunded_total or charge.price or 0) for refund in refunds}
+        return bool(parts) and sum(parts.values()) >= Decimal(charge.price or 0)
 
     def lifted(self, stop: Entry) -> bool:
         """Whether a later charge or restart undid a failed payment, an end or a cancellation.

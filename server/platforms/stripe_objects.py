@@ -323,7 +323,10 @@ def paused_subscription_event(subscription: Document, at: datetime | None) -> Pu
 
 
 def resumed_subscription_event(subscription: Document, at: datetime | None) -> PurchaseEvent:
-    return _state(subscription, EventKind.SUBSCRIPTION_RESTARTED, "resumed", at)
+    """Only of the pause: a cancellation that still stands is not taken back."""
+    is_cancelled = _cancelled_to(subscription) is not None
+    kind = EventKind.SUBSCRIPTION_UPDATED if is_cancelled else EventKind.SUBSCRIPTION_RESTARTED
+    return _state(subscription, kind, "resumed", at)
 
 
 def _told_by(found: list[PurchaseEvent]) -> set[str]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -24,9 +23,7 @@ from server.domain.purchase import (
     PAID,
     Entry,
     EventKind,
-    Grant,
     Inquiry,
-    Outcome,
     PurchaseEvent,
     event_name,
 )
@@ -37,19 +34,22 @@ from server.services.record import (
     Record,
     after_its_refund,
     charges_about,
+    counts,
+    has_license,
     is_heard_of,
     is_known,
     is_settled,
+    mismatches,
     names_of,
     same_charge,
 )
+from server.services.repair import Repair, names_product
 from server.services.revenue import amount
 from server.services.statement import Sleep, patiently
 from server.storage.base import Progress, Store, no_progress
 
 JUST_NOW = timedelta(hours=1)  # in which the two may differ because one of them is still on its way
 _WENT_BACK = frozenset({EventKind.REFUND, EventKind.DISPUTE_LOST})
-_NO_LICENSE = frozenset({Outcome.UNMAPPED, Outcome.PENDING})
 
 
 class Kind(StrEnum):
@@ -109,7 +109,7 @@ class Reconciliation:
         sleep: Sleep = time.sleep,
     ) -> None:
         self._store, self._fulfilment, self._inquiries = store, fulfilment, inquiries
-        self._clock, self._sleep = clock, sleep
+        self._repair, self._clock, self._sleep = Repair(store, fulfilment, inquiries), clock, sleep
         self.unchecked = 0
 
     def compare(
@@ -150,9 +150,9 @@ class Reconciliation:
                 fields[drift.event.identity].add(drift.field)
         for done, drift in enumerate(sorted(drifts, key=_is_charge), 1):
             if drift.event is not None and drift.kind is Kind.MISMATCH:
-                self._correct(drift.event, fields.pop(drift.event.identity, set()))
+                self._repair.correct(drift.event, fields.pop(drift.event.identity, set()))
             elif drift.event is not None and drift.can_be_repaired:
-                self._tell(drift.event, drift.tells_quantity)
+                self._repair.tell(drift.event, drift.tells_quantity)
             progress(done, len(drifts))
 
     # ------------------------------------------------------------------------------------------------ their record
@@ -166,101 +166,30 @@ class Reconciliation:
             yield from _reversal(event, history, told)
 
     def _charge(self, event: PurchaseEvent, history: Sequence[Entry], told: Record) -> Iterator[Drift]:
-        entry, has_license = same_charge(event, history), _has_license(event, history)
-        if entry is None or not has_license or not _counts(entry):
-            if kind := self._missing(event, entry, has_license, told):
+        entry, is_licensed = same_charge(event, history), has_license(event, history)
+        if entry is None or not is_licensed or not counts(entry):
+            if kind := self._missing(event, entry, is_licensed, told):
                 yield _drift(kind, event, tells_quantity=told.tells_quantity(event))
         elif entry.inquiry is Inquiry.SALE:
             yield _drift(Kind.PROVISIONAL, event, tells_quantity=told.tells_quantity(event))
         elif entry.event in PAID:  # what the owner decided himself is not corrected
-            for field, (theirs, ours) in self._mismatches(event, entry, told.tells_quantity(event)).items():
+            for field, (theirs, ours) in self._mismatches(event, entry, told).items():
                 yield _drift(Kind.MISMATCH, event, field, theirs, ours)
 
-    def _missing(self, event: PurchaseEvent, entry: Entry | None, has_license: bool, told: Record) -> Kind | None:
+    def _missing(self, event: PurchaseEvent, entry: Entry | None, is_licensed: bool, told: Record) -> Kind | None:
         """What a charge is called that is not in the ledger, or of which the customer has nothing there. Of renewals
         whose sale is missing, too, it is the sale that is told of."""
         is_renewal = event.event is EventKind.RENEWAL
-        if entry is None and (has_license or (is_renewal and told.has_sale(event))):
+        if entry is None and (is_licensed or (is_renewal and told.has_sale(event))):
             return Kind.UNRECORDED
-        if is_renewal and told.has_sale(event) and _counts(entry):
+        if is_renewal and told.has_sale(event) and counts(entry):
             return None
         if not any(self._is_mapped(said) for said in (event, entry and entry.as_event()) if said):
             return Kind.UNMAPPED
-        return Kind.LONE if is_renewal and not event.may_issue and not has_license else Kind.NO_LICENSE
+        return Kind.LONE if is_renewal and not event.may_issue and not is_licensed else Kind.NO_LICENSE
 
-    def _mismatches(self, event: PurchaseEvent, entry: Entry, tells_quantity: bool) -> dict[str, tuple[str, str]]:
-        """Only what both tell is compared. A product that nobody mapped is another name of the same one, or nothing
-        that the license could become."""
-        currency = event.currency or entry.currency
-        pairs: dict[str, tuple[str | None, str | None]] = {
-            "email": (_folded(event.email), _folded(entry.email)),
-            "currency": (event.currency, entry.currency),
-        }
-        if tells_quantity and event.inquiry is None and entry.inquiry is None:
-            pairs["quantity"] = (str(event.quantity), str(entry.quantity))
-        theirs, ours = amount(event.price, currency), amount(entry.price, entry.currency)
-        if currency == entry.currency and theirs and ours and theirs != ours:
-            pairs["amount"] = (event.price, entry.price)
-        if not _is_same_product(event, entry) and self._is_mapped(event):
-            pairs["product"] = (event.source_product_id, entry.source_product_id)
-        return {name: (a, b) for name, (a, b) in pairs.items() if a and b and a != b}
-
-    # ------------------------------------------------------------------------------------------------ repairing
-    def _tell(self, event: PurchaseEvent, tells_quantity: bool) -> None:
-        """Write down an event of the record that the ledger has not, or whose license was still to come."""
-        if self._is_told_by_now(event):
-            return
-        seen = self._store.find_event(event.identity)
-        if seen is None or event.event not in CHARGES:
-            self._inquiries.record([event])
-            return
-        seen = self._settled(seen)
-        if seen.is_withdrawn:
-            self._fulfilment.correct(msgspec.structs.replace(event, inquiry=None))
-        elif not self._is_told_by_now(event):
-            completed = _completed(event, seen, tells_quantity)
-            if self._is_mapped(completed) or not seen.grants:  # what was given is not taken because nobody maps it now
-                self._fulfilment.correct(completed)
-
-    def _is_told_by_now(self, event: PurchaseEvent) -> bool:
-        """A webhook may have come since the record was compared, or the sale of a renewal may have been repaired."""
-        history = self._store.history(event.names())
-        if event.event not in CHARGES:
-            return is_known(event, charges_about(event, history, frozenset(EventKind)))
-        entry = same_charge(event, history)
-        return (
-            entry is not None and _has_license(event, history) and _counts(entry) and entry.inquiry is not Inquiry.SALE
-        )
-
-    def _settled(self, seen: Entry) -> Entry:
-        """A provisional sale is confirmed or withdrawn by its own words, where the platform can be asked."""
-        is_open = seen.inquiry is Inquiry.SALE and not seen.is_withdrawn
-        if is_open and self._inquiries.can_look_up(seen.source):
-            with suppress(PlatformUnreachable):
-                self._inquiries.settle(seen)
-        return self._store.find_event(seen.identity) or seen
-
-    def _correct(self, event: PurchaseEvent, fields: Collection[str]) -> None:
-        """Write down these fields as the platform tells them; whatever else was said and decided stays as it is."""
-        with self._store.transaction() as books:
-            entry = same_charge(event, self._store.history(event.names()))
-            if entry is None or entry.event not in PAID:
-                return
-            wrong = self._mismatches(event, entry, tells_quantity="quantity" in fields).keys() & fields
-            if wrong and (decided := self._decided(event, entry, wrong)):
-                books.append([decided])
-
-    def _decided(self, event: PurchaseEvent, entry: Entry, wrong: Collection[str]) -> Entry | None:
-        """The line with these fields corrected; None where a license would be lost by it."""
-        mended, revision = _mended(event, entry, wrong), entry.revision + 1
-        if "product" in wrong:
-            decided = self._fulfilment.decide(mended, revision=revision)
-            is_kept = {g.license_key for g in entry.grants} <= {g.license_key for g in decided.grants}
-            return decided if is_kept else None
-        grants = tuple(_with_seats(grant, mended.quantity, entry.quantity) for grant in entry.grants)
-        decided = self._fulfilment.decide(mended, grants=grants, revision=revision)
-        decided.product_id, decided.tier = entry.product_id, entry.tier
-        return decided
+    def _mismatches(self, event: PurchaseEvent, entry: Entry, told: Record) -> dict[str, tuple[str, str]]:
+        return mismatches(event, entry, told.tells_quantity(event), names_product(self._fulfilment, event))
 
     def _is_mapped(self, event: PurchaseEvent) -> bool:
         return self._fulfilment.is_mapped(event)
@@ -342,66 +271,6 @@ class _Line(msgspec.Struct, gc=False):
         return min(moment, self.effective_at or moment)
 
 
-def _has_license(event: PurchaseEvent, history: Sequence[Entry]) -> bool:
-    """One that was withdrawn, because the platform did not know the sale then, is none."""
-    newest = max((e for e in history if e.identity == event.identity), key=lambda e: e.revision, default=None)
-    if newest is not None and newest.is_withdrawn:
-        history = [entry for entry in history if entry.identity != event.identity]
-    return bool(fold(history))
-
-
-def _counts(entry: Entry | None) -> bool:
-    """Whether this charge gave or extended a license, or will once its sale is known."""
-    return entry is not None and (bool(entry.grants) or entry.outcome not in _NO_LICENSE)
-
-
-# What a list may leave out, and the webhook told.
-_FILLED = (
-    "subscription_id source_license_key customer_id email customer_name source_product_id product_name price currency "
-    "fee purchase_date country variants months occurred_at effective_at links own_product_id items paid_until once"
-).split()
-
-
-def _completed(event: PurchaseEvent, entry: Entry, tells_quantity: bool) -> PurchaseEvent:
-    """The record's word, and what only the ledger's line tells."""
-    told = {name: getattr(entry, name) for name in _FILLED if getattr(event, name) in (None, ())}
-    told["product_aliases"] = tuple(dict.fromkeys([*event.product_aliases, *entry.product_aliases]))
-    if not tells_quantity:
-        told["quantity"] = entry.quantity
-    return msgspec.structs.replace(event, inquiry=None, **told)
-
-
-_SAYS = {  # what is told where a field differs
-    "email": "email",
-    "amount": "price",
-    "currency": "price currency",
-    "quantity": "quantity items",
-    "product": "source_product_id product_name product_aliases variants own_product_id items",
-}
-
-
-def _mended(event: PurchaseEvent, entry: Entry, wrong: Iterable[str]) -> PurchaseEvent:
-    """What the line said, with the fields that differ as the platform tells them."""
-    changes = {name: getattr(event, name) for field in wrong for name in _SAYS[field].split()}
-    if "product" not in wrong and not event.items:
-        changes.pop("items", None)  # a file does not tell them
-    purchase_date = entry.purchase_date or event.purchase_date or entry.timestamp
-    return msgspec.structs.replace(entry.as_event(), purchase_date=purchase_date, raw=event.raw, **changes)
-
-
-def _with_seats(grant: Grant, quantity: int, was: int) -> Grant:
-    return msgspec.structs.replace(grant, max_devices=max(1, grant.max_devices * quantity // max(1, was)))
-
-
-def _is_same_product(event: PurchaseEvent, entry: Entry) -> bool:
-    """By its id, or where one of them says what is a further name for the other."""
-    return event.source_product_id in _names_of_product(entry) or entry.source_product_id in _names_of_product(event)
-
-
-def _names_of_product(said: PurchaseEvent | Entry) -> tuple[str | None, ...]:
-    return (said.source_product_id, said.own_product_id, said.product_name, *said.product_aliases)
-
-
 def _drift(
     kind: Kind, event: PurchaseEvent, field: str = "", theirs: str = "", ours: str = "", tells_quantity: bool = True
 ) -> Drift:
@@ -424,7 +293,3 @@ def _is_charge(drift: Drift) -> bool:
 def _is_free(entry: Entry) -> bool:
     paid = amount(entry.price, entry.currency)
     return paid is not None and paid[1] == 0
-
-
-def _folded(email: str | None) -> str | None:
-    return email.strip().casefold() if email else None

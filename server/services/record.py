@@ -11,6 +11,7 @@ from datetime import datetime
 
 import msgspec
 
+from server.domain.fold import fold
 from server.domain.purchase import (
     CHARGES,
     OWNER_ISSUING,
@@ -18,13 +19,16 @@ from server.domain.purchase import (
     Entry,
     EventKind,
     Inquiry,
+    Outcome,
     PurchaseEvent,
     charge_groups,
     charges_of,
 )
+from server.services.revenue import amount
 
 _DISPUTES = frozenset({EventKind.DISPUTE, EventKind.DISPUTE_WON, EventKind.DISPUTE_LOST})
 _REVERSALS = _DISPUTES | {EventKind.REFUND, EventKind.PARTIAL_REFUND, EventKind.REFUND_FAILED}
+_WITHOUT_LICENSE = frozenset({Outcome.UNMAPPED, Outcome.PENDING})
 
 
 class Record:
@@ -34,12 +38,12 @@ class Record:
         self,
         record: Iterable[PurchaseEvent],
         is_mapped: Callable[[PurchaseEvent], bool],
-        time_: tuple[datetime, datetime | None],
+        span: tuple[datetime, datetime | None],
         without_quantity: Collection[str],
     ) -> None:
         known = [event for event in record if not event.is_test and _is_of_money(event)]
         self.events = sorted(known, key=_when)
-        self._since, self._until = time_
+        self._since, self._until = span
         self._without_quantity = without_quantity
         self._siblings = _siblings(self.events)
         charges = [event for event in self.events if event.event in CHARGES]
@@ -49,7 +53,7 @@ class Record:
         self._orders = {event.order for event in mapped if event.event is EventKind.SALE}
         ours = mapped + [event for event in new if event.order in self._orders]  # a renewal may name only its price
         self._sold = {name for event in ours for name in self._group(event)}
-        self._told = {(event.event, name) for event in self.events for name in self._group(event)}
+        self._told = {(event.event, event.sale_id) for event in self.events}
         self._won = [event for event in self.events if event.event is EventKind.DISPUTE_WON]
 
     def _group(self, event: PurchaseEvent) -> Collection[str]:
@@ -84,14 +88,13 @@ class Record:
         return event.identity not in self._without_quantity
 
     def says(self, kind: EventKind, event: PurchaseEvent) -> bool:
-        """Whether the record says this, too, of the same charge."""
-        return any((kind, name) in self._told for name in self._group(event))
+        """Whether the record says this, too, of the same payment."""
+        return (kind, event.sale_id) in self._told
 
     def is_won(self, dispute: PurchaseEvent) -> bool:
         if not self.says(EventKind.DISPUTE_WON, dispute):
             return False
-        names = names_of([dispute])
-        return any(_is_incident(dispute, won) and not names.isdisjoint(names_of([won])) for won in self._won)
+        return any(_is_incident(dispute, won) and dispute.sale_id == won.sale_id for won in self._won)
 
 
 def _is_of_money(event: PurchaseEvent) -> bool:
@@ -152,11 +155,11 @@ def same_charge(event: PurchaseEvent, history: Sequence[Entry]) -> Entry | None:
 def is_known(event: PurchaseEvent, about: Sequence[Entry]) -> bool:
     """Whether the ledger knows already: this event, or the same of the same charge in other words."""
     if event.event is EventKind.REFUND:
-        return _stands_refunded(about)
+        return _stands_refunded(event, about)
     if event.event is EventKind.PARTIAL_REFUND:
         totals = {entry.refunded_total for entry in about if entry.event is EventKind.PARTIAL_REFUND}
         is_told = event.refunded_total in totals or None in totals or (event.refunded_total is None and bool(totals))
-        return is_told or _stands_refunded(about)
+        return is_told or _stands_refunded(event, about)
     if any(entry.identity == event.identity for entry in about):
         return True
     is_dispute = event.event in _DISPUTES
@@ -168,7 +171,7 @@ def is_settled(event: PurchaseEvent, about: Sequence[Entry], told: Record) -> bo
     if event.event is EventKind.PARTIAL_REFUND:
         return told.says(EventKind.REFUND, event)
     if event.event is EventKind.REFUND_FAILED:
-        return told.says(EventKind.REFUND, event) or not _stands_refunded(about)
+        return told.says(EventKind.REFUND, event) or not _stands_refunded(event, about)
     ends = (EventKind.DISPUTE_WON, EventKind.DISPUTE_LOST)
     if event.event is EventKind.DISPUTE:
         is_over = any(entry.event in ends and _is_incident(event, entry) for entry in about)
@@ -179,17 +182,74 @@ def is_settled(event: PurchaseEvent, about: Sequence[Entry], told: Record) -> bo
     return False
 
 
-def _stands_refunded(about: Sequence[Entry]) -> bool:
+def _stands_refunded(event: PurchaseEvent, about: Sequence[Entry]) -> bool:
     """By the fold's own rule: a refund that did not fail, or one that was made after that."""
-    failed = [e for e in about if e.event is EventKind.REFUND_FAILED]
-    return any(e.event is EventKind.REFUND and not any(f.moment >= e.moment for f in failed) for e in about)
+    failed = [entry for entry in about if entry.event is EventKind.REFUND_FAILED]
+    return any(not any(_failed(refund, failure) for failure in failed) for refund in _refunds(event, about))
+
+
+def _refunds(event: PurchaseEvent, about: Sequence[Entry]) -> list[Entry]:
+    """Of the same payment: an invoice may be paid in parts. One that tells no sum is of the whole."""
+    is_whole = event.event is EventKind.REFUND and event.refunded_total is None
+    found = (entry for entry in about if entry.event is EventKind.REFUND)
+    return [e for e in found if is_whole or e.refunded_total is None or e.sale_id == event.sale_id]
+
+
+def _failed(refund: Entry, failure: Entry) -> bool:
+    is_dated = refund.occurred_at is not None and failure.occurred_at is not None
+    return refund.sale_id == failure.sale_id and (not is_dated or failure.moment >= refund.moment)
 
 
 def after_its_refund(failure: PurchaseEvent, about: Sequence[Entry]) -> PurchaseEvent:
     """The record dates it by when the refund was made; it failed later than any refund of it was told."""
-    moments = [entry.moment for entry in about if entry.event is EventKind.REFUND]
+    moments = [refund.moment for refund in _refunds(failure, about)]
     return msgspec.structs.replace(failure, occurred_at=max([failure.occurred_at or moments[0], *moments]))
 
 
 def _is_incident(event: PurchaseEvent, other: PurchaseEvent | Entry) -> bool:
     return event.incident is None or other.incident in (None, event.incident)
+
+
+# ---------------------------------------------------------------------------------------------------- one charge
+def has_license(event: PurchaseEvent, history: Sequence[Entry]) -> bool:
+    """One that was withdrawn, because the platform did not know the sale then, is none."""
+    newest = max((e for e in history if e.identity == event.identity), key=lambda e: e.revision, default=None)
+    if newest is not None and newest.is_withdrawn:
+        history = [entry for entry in history if entry.identity != event.identity]
+    return bool(fold(history))
+
+
+def counts(entry: Entry | None) -> bool:
+    """Whether this charge gave or extended a license, or will once its sale is known."""
+    return entry is not None and (bool(entry.grants) or entry.outcome not in _WITHOUT_LICENSE)
+
+
+def mismatches(event: PurchaseEvent, entry: Entry, tells_quantity: bool, is_mapped: bool) -> dict[str, tuple[str, str]]:
+    """Only what both tell is compared. A product that nobody mapped (`is_mapped`) is another name of the same one, or
+    nothing that the license could become."""
+    currency = event.currency or entry.currency
+    pairs: dict[str, tuple[str | None, str | None]] = {
+        "email": (_folded(event.email), _folded(entry.email)),
+        "currency": (event.currency, entry.currency),
+    }
+    if tells_quantity and event.inquiry is None and entry.inquiry is None:
+        pairs["quantity"] = (str(event.quantity), str(entry.quantity))
+    theirs, ours = amount(event.price, currency), amount(entry.price, entry.currency)
+    if currency == entry.currency and theirs and ours and theirs != ours:
+        pairs["amount"] = (event.price, entry.price)
+    if not _is_same_product(event, entry) and is_mapped:
+        pairs["product"] = (event.source_product_id, entry.source_product_id)
+    return {name: (a, b) for name, (a, b) in pairs.items() if a and b and a != b}
+
+
+def _is_same_product(event: PurchaseEvent, entry: Entry) -> bool:
+    """By its id, or where one of them says what is a further name for the other."""
+    return event.source_product_id in _names_of_product(entry) or entry.source_product_id in _names_of_product(event)
+
+
+def _names_of_product(said: PurchaseEvent | Entry) -> tuple[str | None, ...]:
+    return (said.source_product_id, said.own_product_id, said.product_name, *said.product_aliases)
+
+
+def _folded(email: str | None) -> str | None:
+    return email.strip().casefold() if email else None

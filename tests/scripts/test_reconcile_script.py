@@ -43,8 +43,11 @@ def differ(shop, api):
     """One of each: lost, refunded unheard of, told differently, sold under an id that nobody mapped."""
     shop.sale("s2==", "bob@example.com")
     shop.sale("s3==", "dan@example.com", price=1999)
-    api.add(sale("s1==", "ann@example.com"), sale("s2==", "bob@example.com", refunded=True))
-    api.add(sale("s3==", "dan@example.com"), sale("s4==", product_id="G-ELSE=="), sale("s5==", product_id="G-ELSE=="))
+    at = [WHEN.replace(minute=minute) for minute in range(5)]
+    api.add(sale("s1==", "ann@example.com", created_at=at[0]))
+    api.add(sale("s2==", "bob@example.com", created_at=at[1], refunded=True))
+    api.add(sale("s3==", "dan@example.com", created_at=at[2]))
+    api.add(*(sale(name, product_id="G-ELSE==", created_at=at[3]) for name in ("s4==", "s5==")))
 
 
 def test_where_the_ledger_agrees(shop, clerk, api):
@@ -63,14 +66,14 @@ def test_a_dry_run_tells_and_changes_nothing(shop, clerk, api):
     assert head.split() == ["finding", "sale", "id", "email", "told", "repair"]
     assert set(line) == {"─"}
     assert [" ".join(row.split()) for row in rows] == [
-        "amount differs s3== dan@example.com 29.99, here 19.99 by --apply",
-        "refunded but active s2== bob@example.com refund 29.99 usd by --apply",
         "paid without a license s1== ann@example.com sale 29.99 usd by --apply",
+        "refunded but active s2== bob@example.com refund 29.99 usd by --apply",
+        "amount differs s3== dan@example.com 29.99, here 19.99 by --apply",
     ]
     assert "nobody mapped G-ELSE== (2 sales)" in note
     assert verdict == (
-        "gumroad since 2026-11-01: 5 charges and 1 other event compared; 1 told differently, 1 refunded but active, "
-        "1 paid without a license. Nothing was changed: --apply repairs 3"
+        "gumroad since 2026-11-01: 5 charges and 1 other event compared; 1 paid without a license, 1 refunded but "
+        "active, 1 told differently. Nothing was changed: --apply repairs 3"
     )
     assert ledger(shop) == before
     assert not list(shop.folder.glob("reconcile-*.jsonl"))
@@ -102,7 +105,7 @@ def test_for_programs(shop, clerk, api):
         3,
     )
     assert told["unmapped"] == [{"product": "G-ELSE==", "sales": 2}]
-    assert told["findings"][0] == {
+    assert told["findings"][2] == {
         "finding": "told differently",
         "field": "amount",
         "sale_id": "s3==",
@@ -115,7 +118,7 @@ def test_for_programs(shop, clerk, api):
     done = clerk.run("reconcile", "gumroad", *SINCE, "--csv", "--apply")
     rows = done.stdout.splitlines()
     assert rows[0] == "finding,field,sale_id,email,platform,ledger,license_keys,repair"
-    assert rows[3] == "paid without a license,,s1==,ann@example.com,sale 29.99 usd,,,repaired"
+    assert rows[1] == "paid without a license,,s1==,ann@example.com,sale 29.99 usd,,,repaired"
     assert done.stderr.splitlines()[-1].startswith("gumroad since 2026-11-01:")
 
 

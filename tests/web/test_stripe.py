@@ -97,11 +97,17 @@ def test_the_same_checkout_told_under_another_event_id_is_one_sale(shop):
     assert shop.letters() == [("delivery", ANN)]
 
 
-def test_a_subscriptions_checkout_is_paid_by_the_month(asking, api):
+@pytest.mark.parametrize(("interval", "end"), [("month", "2026-12-06"), ("year", "2027-11-06")])
+def test_a_subscriptions_checkout_is_paid_for_its_prices_interval(asking, api, interval, end):
     api.add(team())
-    lines(api, "cs_live_1", bought("prod_team", interval="month"))
+    lines(api, "cs_live_1", bought("prod_team", interval=interval))
     asking.sells(team())
-    assert (asking.record["product_id"], asking.record["expiry_date"]) == ("team", "2026-12-06T21:20:00Z")
+    assert (asking.record["product_id"], asking.record["expiry_date"]) == ("team", f"{end}T21:20:00Z")
+
+
+def test_without_its_invoice_a_checkout_is_paid_for_as_long_as_the_product_says(shop):
+    shop.sells(team())
+    assert shop.record["expiry_date"] == "2026-12-06T21:20:00Z"
 
 
 def test_a_free_order_is_a_sale(shop):
@@ -552,6 +558,7 @@ def test_an_invoice_whose_checkout_was_never_seen_issues_the_license(shop, clock
     told = shop.tell("invoice.paid", first_invoice(old) if number == 1 else later_invoice(2, old), old=old)
     assert (told["outcome"], shop.record["product_id"], shop.record["email"]) == ("issued", "team", ANN)
     assert (shop.ledger()[0]["product_name"], shop.ledger()[0]["customer_id"]) == ("1 x Team", "cus_1")
+    assert shop.record["customer_name"] == "Jane Doe"
     assert shop.record["expiry_date"] == (FIRST_END if number == 1 else SECOND_END)
     assert shop.letters() == [("delivery", ANN)]
 
@@ -870,8 +877,11 @@ def test_unpaid_is_lifted_while_a_cancellation_waits(shop):
 def test_an_invoice_that_is_paid_after_all_lifts_unpaid(shop, clock):
     key = shop.subscribes()
     clock.forward(days=17)
-    updated(shop, {"status": "past_due"}, MONTH // 2, status="unpaid")
-    shop.tell("invoice.paid", later_invoice())
+    updated(shop, {"status": "past_due"}, MONTH + DAY, status="unpaid")
+    assert shop.code(key) == "SUSPENDED"
+    finalized = later_invoice()["created"]
+    moments = {"finalized_at": finalized, "paid_at": WHEN + MONTH + 2 * DAY}
+    shop.tell("invoice.paid", later_invoice(status_transitions=moments))
     assert shop.code(key) == "VALID"
 
 
@@ -890,6 +900,17 @@ def test_paused_suspends_and_resumed_lifts_it(shop):
     assert (shop.code(key), shop.record["inactive_reason"]) == ("SUSPENDED", "suspended")
     resumed = shop.tell("customer.subscription.resumed", subscription(), created=WHEN + 12 * DAY)
     assert (resumed["outcome"], shop.code(key)) == ("reinstated", "VALID")
+
+
+def test_a_pause_that_ends_takes_no_cancellation_back(shop):
+    key = shop.subscribes()
+    updated(shop, dict.fromkeys(CANCELLED), **CANCELLED)
+    shop.tell("customer.subscription.paused", subscription(status="paused", **CANCELLED), created=WHEN + 11 * DAY)
+    assert shop.code(key) == "SUSPENDED"
+    shop.tell("customer.subscription.resumed", subscription(**CANCELLED), created=WHEN + 12 * DAY)
+    assert shop.code(key) == "VALID"
+    shop.clock.forward(days=17)
+    assert shop.code(key) == "EXPIRED"
 
 
 def ended(**more: Any) -> Json:
@@ -970,6 +991,12 @@ def test_what_was_refunded_adds_up(shop):
         ("partial_refund", "15.00", "25.00"),
         ("refund", "24.00", "49.00"),
     ]
+
+
+def test_a_refund_is_told_in_the_currency_of_its_charge(shop):
+    shop.sells(wave(currency="jpy"))
+    gave_back(shop, 1000, 0, currency="jpy")
+    assert (refund_lines(shop), shop.ledger()[-1]["currency"]) == ([("partial_refund", "1000", "1000")], "jpy")
 
 
 def test_two_equal_partial_refunds_are_two(shop):
@@ -1053,6 +1080,7 @@ def test_a_dispute_that_is_won_gives_the_license_back(shop):
     assert disputed(shop, "won", "funds_reinstated", 41 * DAY)["license_keys"] == [key]
     assert shop.code(key) == "VALID"
     assert [line["event"] for line in shop.ledger()] == ["sale", "dispute", "dispute_won"]
+    assert [line["is_disputed"] for line in shop.ledger()] == [False, True, False]
 
 
 def test_a_dispute_that_is_lost_bans_the_license(shop):
@@ -1106,6 +1134,17 @@ def test_a_dispute_that_was_prevented_ends_as_its_charge_stands(asking, api, wor
     assert asking.code(key) == code
     assert asking.record.get("inactive_reason") == ("refunded" if back else None)
     assert api.asked.count("/v1/charges/ch_1") == 1
+
+
+def test_a_status_of_a_dispute_that_nobody_knows_yet_is_asked_about_when_it_is_closed(asking, api):
+    key = asking.sells()
+    disputed(asking, "needs_response")
+    api.add(charge())
+    api.asked.clear()
+    disputed(asking, "in_arbitration", "updated", 5 * DAY)
+    assert (asking.code(key), api.asked) == ("SUSPENDED", [])
+    disputed(asking, "settled", "closed", 6 * DAY)
+    assert (asking.code(key), api.asked) == ("VALID", ["/v1/charges/ch_1"])
 
 
 def test_while_nobody_can_tell_how_a_charge_stands_its_dispute_stays(asking, api, clock):
