@@ -90,9 +90,9 @@ class Platform(ABC):
         raise Unprocessable(f"{self.name} has no API for this: export its record to a file, and name that")
 
     @classmethod
-    def event_of(cls, row: Row) -> PurchaseEvent:
-        """The event that the platform's webhook for this line of its record would have been, under the same event_id.
-        Raises BadRequest, naming the column."""
+    def event_of(cls, row: Row) -> PurchaseEvent | None:
+        """The event that the platform's webhook for this line of its record would have been, under the same event_id;
+        None for a line that is about no money. Raises BadRequest, naming the column."""
         raise Unprocessable(f"{cls.name}: its record cannot be read from a file")
 
     def require_secret(self, given: str | None) -> None:

@@ -156,15 +156,17 @@ class JVZoo(Platform):
         return [read_event(notice, dialect, word, tells_cents)]
 
     @classmethod
-    def event_of(cls, row: Row) -> PurchaseEvent:
+    def event_of(cls, row: Row) -> PurchaseEvent | None:
         """A row of JVZoo's export, with its type or with our word for it. It does not tell which products are renewed,
         so every sale may be: a license is derived from the first receipt either way."""
         word = ROW_WORDS.get(row.event.strip().lower(), row.event.strip().upper())
         kind = KINDS.get(word)
-        if kind not in TOLD_BY_ROWS or _is_test(word):
+        if kind is None and not _is_test(word):
             raise BadRequest(
-                f"event: {row.event[:40]!r} is none of {', '.join(sorted(ROW_WORDS))}, SALE, BILL, RFND, CGBK"
+                f"event: {row.event[:40]!r} is none of {', '.join(sorted(ROW_WORDS))}, {', '.join(sorted(KINDS))}"
             )
+        if kind not in TOLD_BY_ROWS or kind is None or _is_test(word):
+            return None
         base = base_receipt(row.sale_id)
         row = msgspec.structs.replace(row, subscription_id=base, currency=row.currency or "usd")
         told = event_of_row(row, cls.name, f"{row.sale_id}:{word}", kind, NEW_YORK)

@@ -119,8 +119,8 @@ class Inquiries:
         found = [charge]
         for kind in (kind for kind, is_so in words.items() if is_so and charge.event in CHARGES):
             row = Row(event=kind, sale_id=charge.sale_id or "")
-            told = self._platforms[charge.source].event_of(row)
-            found.append(msgspec.structs.replace(charge, event=told.event, event_id=told.event_id))
+            if (told := self._platforms[charge.source].event_of(row)) is not None:
+                found.append(msgspec.structs.replace(charge, event=told.event, event_id=told.event_id))
         return found
 
     def _answer(self, event: PurchaseEvent) -> PurchaseEvent:

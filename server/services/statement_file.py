@@ -67,6 +67,8 @@ def read_statement_file(path: Path, platform: type[Platform]) -> StatementFile:
             event = platform.event_of(row)
         except BadRequest as error:
             raise BadRequest(f"{path.name} row {place}: {error.detail}") from None
+        if event is None:
+            continue
         events.append(event)
         if not says_how_many:
             silent.add(event.identity)

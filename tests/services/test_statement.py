@@ -497,7 +497,6 @@ def test_jvzoos_export(tmp_path):
     assert (back.event, back.event_id) == ("refund", "R1-B001:RFND")
 
 
-@pytest.mark.xfail(strict=True, reason="jvzoo.py: a row that is no money refuses the whole file")
 @pytest.mark.parametrize("word", ["TEST_SALE", "TEST", "INSF", "CANCEL-REBILL"])
 def test_rows_that_are_no_money_are_passed_over(tmp_path, word):
     text = f"Transaction ID,Transaction Type,Product ID\nR1,SALE,406519\nR2,{word},406519\n"
