@@ -70,7 +70,7 @@ def set_up_logging() -> None:
     if _mask_record not in gunicorn.filters:
         gunicorn.addFilter(_mask_record)
     # No line of ours tells these. https://docs.python.org/3/howto/logging.html#optimization
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging.logThreads = logging.logMultiprocessing = False  # gunicorn's own lines tell the process
     logging._srcfile = None
     logger = logging.getLogger("server")
     if not logger.handlers:

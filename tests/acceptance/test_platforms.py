@@ -53,3 +53,10 @@ def test_the_books_are_the_same_whatever_order_four_workers_heard_of_it_in(tmp_p
     events = [json.loads(line) for line in (folder / "purchases.jsonl").read_bytes().splitlines()]
     told = [(line["source"], line["event_id"], line.get("revision", 0)) for line in events]
     assert len(told) == len(set(told))
+
+
+def test_an_orderly_end_leaves_no_traceback(tmp_path):
+    server = Server(tmp_path / "data", workers=2).start()
+    server.stop()
+    assert "Traceback" not in server.log.read_text()
+    assert "Shutting down: Master" in server.log.read_text()
