@@ -38,6 +38,8 @@ _RESTARTS = frozenset({EventKind.UNCANCELLATION, EventKind.SUBSCRIPTION_RESTARTE
 def fold(entries: Iterable[Entry]) -> dict[str, License]:
     """The licenses of one purchase by key, without devices and usage; empty while nothing was issued."""
     entries = list(entries)
+    if not entries:
+        return {}
     live, charges = _latest_revisions(entries), charge_groups(entries)
     return dict(pair for root in _roots(live) for pair in _Lineage(root, live, charges).records())
 
@@ -132,6 +134,8 @@ class _Lineage:
 
     def unrefunded(self) -> list[Entry]:
         """The charges whose money stayed."""
+        if len(self.entries) == 1:
+            return [charge for charge in self.charges if not charge.is_withdrawn]
         return [charge for charge in self.charges if not charge.is_withdrawn and not self.went_back(charge)]
 
     def went_back(self, charge: Entry) -> bool:
@@ -195,6 +199,8 @@ class _Lineage:
     def periods(self) -> list[Entry]:
         """The charges that count. What we took for a charge's period gives way to what the platform says it is."""
         paid = self.unrefunded() or self.charges
+        if len(paid) == 1:
+            return paid
         exact = {name for charge in paid if charge.paid_until for name in charges_of(charge, self.groups)}
         return [c for c in paid if c.paid_until or not exact or exact.isdisjoint(charges_of(c, self.groups))]
 
