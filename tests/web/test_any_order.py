@@ -14,6 +14,7 @@ from server.platforms import WebhookRequest
 from server.platforms.gumroad import Gumroad
 from server.services.catalogue_file import CatalogueFile
 from server.services.fulfilment import Fulfilment
+from server.storage import durable
 from server.storage.flatfile import FlatFileStore
 from tests.conftest import CATALOGUE, NOW, SECRET, form, sale_ping, subscription_ping
 
@@ -101,3 +102,26 @@ def test_one_refund_among_many_sales_touches_its_own_license_alone(tmp_path):
         found = books(tmp_path / str(number), pings)
         assert [record.purchase_id for record in found.values() if not record.is_active] == ["s3"]
         assert len(found) == 6
+
+
+LIFE = [
+    *STORIES["a renewal refunded"],
+    *STORIES["failed, ended, restarted"][1:],
+    team("s2", "refund", refunded="false", **SECOND),
+    team("s3", "dispute", disputed="true", **THIRD),
+    team("s3", "dispute_won", disputed="true", dispute_won="true", **THIRD),
+    sale_ping("t1", ANN, "G-TEAM==", test="true"),
+]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_part_of_a_long_life_ends_alike_however_it_is_told(tmp_path, monkeypatch, seed):
+    """2,000 histories of six to twelve events; what is told twice among them is told twice in any place."""
+    monkeypatch.setattr(durable, "sync", lambda *_: None)
+    chance = random.Random(seed)
+    part = chance.sample(LIFE, chance.randint(6, len(LIFE)))
+    expected = books(tmp_path / "straight", part)
+    for number in range(50):
+        told = [*part, *chance.sample(part, 3)]
+        chance.shuffle(told)
+        assert books(tmp_path / str(number), told) == expected, [ping["resource_name"] for ping in told]
