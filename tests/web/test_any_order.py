@@ -81,7 +81,9 @@ def books(folder: Path, pings: list[dict[str, Any]]) -> dict[str, Any]:
     fulfilment = Fulfilment(store, CatalogueFile(folder / "products.json"), "license-secret", lambda: NOW)
     for ping in pings:
         fulfilment.record(platform.parse(WebhookRequest(form(ping), {}, {}.get)))
-    return dict(store.licenses())
+    found = dict(store.licenses())
+    store.close()
+    return found
 
 
 @pytest.mark.parametrize("story", STORIES)

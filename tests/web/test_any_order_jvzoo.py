@@ -116,7 +116,9 @@ def books(folder: Path, notices: Iterable[Notice]) -> dict[str, License]:
     assert platform is not None
     for notice in notices:
         fulfilment.record(platform.parse(WebhookRequest(posted(notice), {}, {}.get)))
-    return dict(store.licenses())
+    found = dict(store.licenses())
+    store.close()
+    return found
 
 
 @pytest.mark.parametrize("story", STORIES)

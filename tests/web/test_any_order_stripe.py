@@ -249,8 +249,11 @@ def books(folder: Path, told: Iterable[Json], platform: Stripe = ASKING_NOBODY) 
     store, fulfilment = office(folder)
     for one in told:
         fulfilment.record(platform.parse(WebhookRequest(json.dumps(one).encode(), {}, {}.get)))
-    found, rebuilt = dict(store.licenses()), dict(FlatFileStore(folder).licenses())
+    again = FlatFileStore(folder)
+    found, rebuilt = dict(store.licenses()), dict(again.licenses())
     assert found == rebuilt
+    store.close()
+    again.close()
     return rebuilt
 
 
