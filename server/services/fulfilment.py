@@ -29,7 +29,6 @@ from server.storage.base import Store, Transaction
 TEST_DAYS = 7
 PROVISIONAL = timedelta(hours=24)
 _USED = "the platform's mark on this sale was used for another one: nothing is issued for it a second time"
-_NAMED = "the same charge told in another way; its further names are kept, so that a refund finds it"
 _KEPT = "the same sale told in another way; its mark is kept, so that it is good for no other one"
 _HELD = {EventKind.PENDING: Outcome.PENDING, EventKind.IGNORED: Outcome.IGNORED}
 _INACTIVE = {Reason.REVOKED: Outcome.REVOKED, Reason.CHARGEBACK: Outcome.REVOKED, Reason.REFUNDED: Outcome.REVOKED}
@@ -56,7 +55,6 @@ class Fulfilment:
         if seen is not None and not completes(event, seen):
             books.rest_on_disk()
             self._keep_mark(books, event, seen)
-            self._keep_names(books, event, seen)
             return seen
         if seen is None and event.once and self._is_used_up(event):
             spent = {"event": EventKind.IGNORED, "event_id": f"{event.event_id}:again", "once": None, "note": _USED}
@@ -78,13 +76,6 @@ class Fulfilment:
             kept = {"event": EventKind.IGNORED, "event_id": f"{event.event_id}:mark", "note": _KEPT}
             self._write(books, msgspec.structs.replace(event, **kept), None)
 
-    def _keep_names(self, books: Transaction, event: PurchaseEvent, seen: Entry) -> None:
-        """A repeat of another API version may name the charge's payment where the first notice did not."""
-        known = {name for entry in self.store.history(seen.names()) for name in (entry.sale_id, *entry.links)}
-        if more := sorted(set(event.links) - known):
-            kept = {"event": EventKind.IGNORED, "event_id": f"{event.event_id}:{more[0]}", "note": _NAMED}
-            self._write(books, msgspec.structs.replace(event, inquiry=None, once=None, **kept), None)
-
     def _marked(self, event: PurchaseEvent) -> list[Entry]:
         mark = msgspec.structs.replace(event, sale_id=None, subscription_id=None, links=())
         return self.store.history(mark.names())
@@ -95,8 +86,6 @@ class Fulfilment:
             newest = self.store.find_event(entry.identity) or entry
             if newest.outcome not in (Outcome.PENDING, Outcome.UNMAPPED):
                 return newest
-            if not self.is_mapped(event):  # a default product does not stand in for what is still to be asked
-                return None
             mended = msgspec.structs.replace(event, event=EventKind.OWNER_FULFIL, inquiry=None)
             decided = self.decide(mended, revision=newest.revision + 1)
             if not decided.grants:
@@ -161,7 +150,7 @@ class Fulfilment:
         self, event: PurchaseEvent, catalogue: Catalogue, sold: Sequence[Sold], before: Licenses
     ) -> tuple[Grant, ...]:
         if event.event is EventKind.SUBSCRIPTION_ENDED:
-            return self._paid_off(event, catalogue, sold, before)
+            return self._paid_off(event, catalogue, before)
         if event.event is EventKind.SUBSCRIPTION_UPDATED:
             return self._new_plan(event, catalogue, sold, before)
         if event.event not in CHARGES:
@@ -224,14 +213,11 @@ class Fulfilment:
         grants = [self.grant(event, part.product, "", part.quantity) for part in parts]
         return tuple(msgspec.structs.replace(grant, until=None) for grant in grants)
 
-    def _paid_off(
-        self, event: PurchaseEvent, catalogue: Catalogue, sold: Sequence[Sold], before: Licenses
-    ) -> tuple[Grant, ...]:
+    def _paid_off(self, event: PurchaseEvent, catalogue: Catalogue, before: Licenses) -> tuple[Grant, ...]:
         """All instalments of a product that is sold for life are paid: the license stays, for life."""
         if not event.is_paid_off:
             return ()
         held = [(key, catalogue.find(license.product_id)) for key, license in before.items()]
-        held = held or [("", part.product) for part in catalogue.parts(sold)]
         return tuple(
             msgspec.structs.replace(self.grant(event, product, key), until=None)
             for key, product in held
@@ -280,8 +266,6 @@ def _sold(event: PurchaseEvent, catalogue: Catalogue) -> list[Sold]:
 def completes(event: PurchaseEvent, seen: Entry) -> bool:
     """Whether an event that was heard of before says more now: that it is paid, that it never will be, or what was
     asked of the platform. What the platform disowned is believed again only when it says so itself."""
-    if seen.is_test and not event.is_test:
-        return True
     if seen.is_withdrawn:
         return event.inquiry is None and not event.is_withdrawn
     if seen.inquiry is None:
