@@ -170,6 +170,11 @@ class Shop:
         return dict(json.loads((self.folder / "licenses.json").read_bytes())["licenses"])
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Slow tests start processes of their own, one for each core and more; the others share the cores."""
+    return 0 if config.option.markexpr == "slow" else None
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
