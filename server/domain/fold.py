@@ -67,7 +67,7 @@ def _latest_revisions(entries: Iterable[Entry]) -> list[Entry]:
 
 def _roots(live: list[Entry]) -> list[str]:
     """The first key of each license that this purchase issued."""
-    return list(dict.fromkeys(g.license_key for e in live if e.issues for g in e.grants if g.license_key))
+    return list(dict.fromkeys(g.license_key for e in live for g in e.grants if _begins(e, g)))
 
 
 class _Lineage:
@@ -83,7 +83,8 @@ class _Lineage:
         owned = [e for e in live if e.event not in DECISIONS or set(self.keys) & set(e.license_keys)]
         overridden = {event_id for entry in owned for event_id in entry.overrides}
         self.others = set(_roots(live)) - set(self.keys)
-        self.origin = next(e for e in live if e.issues and any(g.license_key == root for g in e.grants))
+        begun = [e for e in live if any(g.license_key == root and _begins(e, g) for g in e.grants)]
+        self.origin = next((e for e in begun if not e.is_test), begun[0])
         counted = [e for e in owned if self.origin.is_test or not e.is_test]  # a test never touches a real license
         self.entries = [e for e in counted if e.event_id not in overridden or e.event in CHARGES]
         self.first = next(g for g in self.origin.grants if g.license_key == root)
@@ -100,7 +101,10 @@ class _Lineage:
         for grant in entry.grants:
             if grant.product_id == self.first.product_id and grant.license_key not in self.others:
                 return grant
-        return entry.grants[0] if not self.others and len(entry.grants) == 1 else None
+        if len(entry.grants) != 1:
+            return None
+        only = entry.grants[0]
+        return only if not self.others or not (only.product_id or only.license_key) else None
 
     # ------------------------------------------------------------------------------------------- what went wrong
     def blocks(self) -> list[tuple[Reason, Entry]]:
@@ -146,10 +150,13 @@ class _Lineage:
             return True
         refunds = [refund for refund in self.refunds() if self.hits(refund, charge)]
         named = {charge.sale_id, *charge.links}
-        if any(refund.currency != charge.currency or named & {refund.sale_id, *refund.links} for refund in refunds):
+        if any(r.currency != charge.currency or r.refunded_total is None or r.sale_id in named for r in refunds):
             return True
-        parts = {refund.sale_id: Decimal(refund.refunded_total or charge.price or 0) for refund in refunds}
-        return bool(parts) and sum(parts.values()) >= Decimal(charge.price or 0)
+        names = charges_of(charge, self.groups)
+        same = [e for e in self.entries if e.event in CHARGES and not names.isdisjoint(charges_of(e, self.groups))]
+        whole = min(Decimal(e.price or 0) for e in [charge, *same] if e.currency == charge.currency)
+        parts = {refund.sale_id: Decimal(refund.refunded_total or 0) for refund in refunds}
+        return bool(parts) and sum(parts.values()) >= whole
 
     def lifted(self, stop: Entry) -> bool:
         """Whether a later charge or restart undid a failed payment, an end or a cancellation.
@@ -189,12 +196,18 @@ class _Lineage:
         cancelled = [
             e.effective_at for e in self.of(EventKind.CANCELLATION) if e.effective_at is not None and not self.lifted(e)
         ]
-        if cancelled:
-            return max([max(cancelled), *extended]), 0
         untils = [grant.until for grant in grants]
+        if cancelled:
+            return max([self.cancelled_to(max(cancelled), untils), *extended]), 0
         if None in untils:
             return None, self.first.grace_days
         return max([until for until in untils if until] + extended), self.first.grace_days
+
+    def cancelled_to(self, end: datetime, untils: list[datetime | None]) -> datetime:
+        """A cancellation gives no more than was paid, where that is known: some charge tells it, or was refunded."""
+        known = [until for until in untils if until is not None]
+        is_exact = any(c.paid_until for c in self.periods()) or len(self.unrefunded()) < len(self.charges)
+        return min(end, max(known) + _LEEWAY) if is_exact and known and len(known) == len(untils) else end
 
     def periods(self) -> list[Entry]:
         """The charges that count. What we took for a charge's period gives way to what the platform says it is."""
@@ -262,6 +275,11 @@ class _Lineage:
         for key in self.keys[:-1]:
             yield key, msgspec.structs.replace(record, is_active=False, inactive_reason=Reason.REVOKED)
         yield self.keys[-1], record
+
+
+def _begins(entry: Entry, grant: Grant) -> bool:
+    """Whether a license begins with this grant; a renewal that does not say of what only goes on with one."""
+    return bool(grant.license_key) and (entry.event in ISSUING or (entry.may_issue and bool(grant.product_id)))
 
 
 def _incident(entry: Entry) -> str | None:

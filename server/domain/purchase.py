@@ -99,8 +99,9 @@ class PurchaseEvent(msgspec.Struct, frozen=True, kw_only=True):
 
     What was sold is `own_product_id` (an id of our catalogue), else what `source_product_id` or an alias of it is
     mapped to, else what the `items` are. `may_issue` marks a renewal that issues the license where its sale was never
-    seen. `once` is a mark of the platform's that is good for one sale. `inquiry` is what is still to be asked, and
-    `is_withdrawn` tells that the platform disowned a sale for which a provisional license was issued.
+    seen. `once` is a mark of the platform's that is good for one sale. `inquiry` is what is still to be asked.
+    `is_item` marks one item of a sale whose others were mapped.
+    `is_withdrawn` tells that the platform disowned it, `told_as` what it was told as where it counts no more.
     """
 
     event: EventKind
@@ -144,6 +145,8 @@ class PurchaseEvent(msgspec.Struct, frozen=True, kw_only=True):
     once: str | None = None
     inquiry: Inquiry | None = None
     is_withdrawn: bool = False
+    told_as: EventKind | None = None
+    is_item: bool = False
 
     @property
     def order(self) -> str:
@@ -184,7 +187,8 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     `overrides` lists the event_ids that an owner's decision sets aside for the licenses it names. `revision` counts
     the lines that complete or correct one event; the highest one counts. `part_of` is the event_id of the line that
-    told this charge before: its money counts there.
+    told this charge before: its money counts there. `unmapped_items` are items that nobody mapped, beside mapped ones;
+    each has a line of its own, which waits.
     """
 
     seq: int
@@ -240,6 +244,9 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
     once: str | None = None
     inquiry: Inquiry | None = None
     is_withdrawn: bool = False
+    told_as: EventKind | None = None
+    is_item: bool = False
+    unmapped_items: tuple[Item, ...] = ()
 
     def names(self) -> list[str]:
         """All that links this entry to others: its purchase's names and, once they are known, its license keys."""
@@ -273,6 +280,8 @@ def purchase_names(said: PurchaseEvent | Entry) -> list[str]:
     names = [f"sale\0{said.source}\0{name}" for name in (said.sale_id, *said.links) if name]
     if said.subscription_id:
         names.append(f"subscription\0{said.source}\0{said.subscription_id}")
+        if said.subscription_id != said.sale_id:  # JVZoo names a subscription by its first sale, which need not say so
+            names.append(f"sale\0{said.source}\0{said.subscription_id}")
     if said.once:
         names.append(f"once\0{said.source}\0{said.once}")
     return names

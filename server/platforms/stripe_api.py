@@ -51,13 +51,21 @@ class StripeApi:
         return objects.with_line_items(event, found.parts("data"))
 
     def _ask_payment(self, event: PurchaseEvent) -> PurchaseEvent:
-        """The invoice that this payment paid, since a charge does not name it any more."""
-        payment: Any = {"type": "payment_intent", "payment_intent": event.sale_id}
+        """The invoice that this payment paid, since a charge does not name it any more, and its subscription: the
+        invoice itself may never have been told here."""
         if not (event.sale_id or "").startswith("pi_"):
             return msgspec.structs.replace(event, inquiry=None)
-        found = self._found(lambda: self._quick.v1.invoice_payments.list({"payment": payment}))
-        invoices = [invoice for one in found.parts("data") if (invoice := one.reference("invoice"))]
-        return msgspec.structs.replace(event, inquiry=None, links=tuple(dict.fromkeys([*event.links, *invoices])))
+        payment: Any = {"type": "payment_intent", "payment_intent": event.sale_id}
+        wanted: Any = {"payment": payment, "expand": ["data.invoice"]}
+        found = list(self._found(lambda: self._quick.v1.invoice_payments.list(wanted)).parts("data"))
+        invoices = [invoice for one in found if (invoice := one.reference("invoice"))]
+        subscriptions = [name for one in found if (name := objects.subscription_of_payment(one))]
+        return msgspec.structs.replace(
+            event,
+            inquiry=None,
+            links=tuple(dict.fromkeys([*event.links, *invoices])),
+            subscription_id=event.subscription_id or next(iter(subscriptions), None),
+        )
 
     def _ask_charge(self, event: PurchaseEvent) -> PurchaseEvent:
         charge_id = next((link for link in event.links if link.startswith(("ch_", "py_"))), None)

@@ -185,6 +185,11 @@ def _subscription_of(invoice: Document) -> str | None:
     return _subscription_details(invoice).reference("subscription") or invoice.reference("subscription")
 
 
+def subscription_of_payment(payment: Document) -> str | None:
+    """Of the invoice that it paid, where that was asked for with it."""
+    return _subscription_of(payment.part("invoice")) if isinstance(payment.values.get("invoice"), dict) else None
+
+
 def _payments_of(invoice: Document) -> list[str | None]:
     """By their own fields before basil; since then only in `payments`, where that was asked for."""
     payments = [one.part("payment") for one in invoice.parts("payments")]
@@ -272,11 +277,12 @@ def dispute_event(dispute: Document, at: datetime | None, is_closed: bool = Fals
 
 
 def settled_dispute_event(event: PurchaseEvent, charge: Document, at: datetime) -> PurchaseEvent:
-    """What became of a dispute that ended neither won nor lost, by how its charge stands now."""
-    is_refunded = charge.flag("refunded")
-    kind = EventKind.REFUND if is_refunded else EventKind.DISPUTE_WON
-    occurred_at = event.occurred_at or at
-    return msgspec.structs.replace(event, event=kind, inquiry=None, is_refunded=is_refunded, occurred_at=occurred_at)
+    """What became of a dispute that ended neither won nor lost, by how its charge stands now. A refund of it is the
+    charge's, which undoes it where it fails, and no longer the dispute's."""
+    told = msgspec.structs.replace(event, inquiry=None, occurred_at=event.occurred_at or at)
+    if charge.flag("refunded"):
+        return msgspec.structs.replace(told, event=EventKind.REFUND, is_refunded=True, incident=None)
+    return msgspec.structs.replace(told, event=EventKind.DISPUTE_WON, is_refunded=False)
 
 
 def _charge_names(obj: Document, charge_id: str | None) -> dict[str, Any]:

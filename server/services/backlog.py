@@ -35,11 +35,13 @@ class Backlog:
         found = []
         for line in waiting_lines(self.store):
             entry = self.store.find_event(event_name(line.source, line.event_id))
-            if entry is not None and not fold(
-                self.store.history(entry.names())
-            ):  # its license may have come another way
+            if entry is not None and (entry.is_item or not self._has_license(entry)):
                 found.append(entry)
         return found
+
+    def _has_license(self, entry: Entry) -> bool:
+        """It may have come another way: a subscription's first invoice waits, and its checkout issues."""
+        return bool(fold(self.store.history(entry.names())))
 
     def complete_all(self, progress: Progress = no_progress) -> list[Tried]:
         """Issue what can be issued now. What the platform holds, or what may not be the buyer's own words, is only

@@ -9,11 +9,12 @@ from datetime import datetime, timedelta
 import msgspec
 
 from server.domain import keys
-from server.domain.catalogue import Catalogue, Product, Sold
+from server.domain.catalogue import Catalogue, Item, Product, Sold
 from server.domain.fold import fold
 from server.domain.license import License, Reason
 from server.domain.purchase import (
     CHARGES,
+    ISSUING,
     Entry,
     EventKind,
     Grant,
@@ -29,6 +30,7 @@ from server.storage.base import Store, Transaction
 TEST_DAYS = 7
 PROVISIONAL = timedelta(hours=24)
 _USED = "the platform's mark on this sale was used for another one: nothing is issued for it a second time"
+_NAMED = "the same charge told in another way; its further names are kept, so that a refund finds it"
 _KEPT = "the same sale told in another way; its mark is kept, so that it is good for no other one"
 _HELD = {EventKind.PENDING: Outcome.PENDING, EventKind.IGNORED: Outcome.IGNORED}
 _INACTIVE = {Reason.REVOKED: Outcome.REVOKED, Reason.CHARGEBACK: Outcome.REVOKED, Reason.REFUNDED: Outcome.REVOKED}
@@ -55,11 +57,15 @@ class Fulfilment:
         if seen is not None and not completes(event, seen):
             books.rest_on_disk()
             self._keep_mark(books, event, seen)
+            self._keep_names(books, event, seen)
+            self._keep_items(books, seen)
             return seen
         if seen is None and event.once and self._is_used_up(event):
             spent = {"event": EventKind.IGNORED, "event_id": f"{event.event_id}:again", "once": None, "note": _USED}
             return self._record(books, msgspec.structs.replace(event, **spent))
-        return self._write(books, event, seen)
+        entry = self._write(books, event, seen)
+        self._keep_items(books, entry)
+        return entry
 
     def _write(self, books: Transaction, event: PurchaseEvent, seen: Entry | None) -> Entry:
         entry, licenses = self._decide(event, revision=seen.revision + 1 if seen else 0)
@@ -76,6 +82,29 @@ class Fulfilment:
             kept = {"event": EventKind.IGNORED, "event_id": f"{event.event_id}:mark", "note": _KEPT}
             self._write(books, msgspec.structs.replace(event, **kept), None)
 
+    def _keep_names(self, books: Transaction, event: PurchaseEvent, seen: Entry) -> None:
+        """A repeat of another API version may name the charge's payment where the first notice did not."""
+        known = {name for entry in self.store.history(seen.names()) for name in (entry.sale_id, *entry.links)}
+        if more := sorted(set(event.links) - known):
+            kept = {"event": EventKind.IGNORED, "event_id": f"{event.event_id}:{more[0]}", "note": _NAMED}
+            self._write(books, msgspec.structs.replace(event, inquiry=None, once=None, **kept), None)
+
+    def _keep_items(self, books: Transaction, entry: Entry) -> None:
+        """What was paid beside mapped items, and nobody mapped, waits for its license in a line of its own."""
+        for item in entry.unmapped_items:
+            name = item.ids[-1]
+            alone = {"event": EventKind.SALE, "event_id": f"{entry.event_id}:{name}", "is_item": True, "items": (item,)}
+            said = {
+                "source_product_id": name,
+                "quantity": item.quantity,
+                "product_name": None,
+                "price": None,
+                "fee": None,
+            }
+            rest = msgspec.structs.replace(entry.as_event(), inquiry=None, once=None, **alone, **said)
+            if self.store.find_event(rest.identity) is None:
+                self._write(books, rest, None)
+
     def _marked(self, event: PurchaseEvent) -> list[Entry]:
         mark = msgspec.structs.replace(event, sale_id=None, subscription_id=None, links=())
         return self.store.history(mark.names())
@@ -86,11 +115,14 @@ class Fulfilment:
             newest = self.store.find_event(entry.identity) or entry
             if newest.outcome not in (Outcome.PENDING, Outcome.UNMAPPED):
                 return newest
+            if not self.is_mapped(event):  # a default product does not stand in for what is still to be asked
+                return None
             mended = msgspec.structs.replace(event, event=EventKind.OWNER_FULFIL, inquiry=None)
             decided = self.decide(mended, revision=newest.revision + 1)
             if not decided.grants:
                 return None
             books.append([decided])
+            self._keep_items(books, decided)
             return decided
 
     def correct(self, event: PurchaseEvent) -> Entry:
@@ -140,6 +172,8 @@ class Fulfilment:
             product = catalogue.find(grants[0].product_id) if grants else None
         entry = _line(event, self._clock(), product, grants, names, overrides, revision, expiry)
         entry.part_of = _told_before(entry, history)
+        if event.event in ISSUING and len(event.items) > 1:
+            entry.unmapped_items = _left_over(event, catalogue)
         after = fold([*history, entry])
         entry.outcome = _outcome(entry, before, after)
         if entry.outcome not in (Outcome.PENDING, Outcome.UNMAPPED, Outcome.IGNORED):
@@ -150,7 +184,7 @@ class Fulfilment:
         self, event: PurchaseEvent, catalogue: Catalogue, sold: Sequence[Sold], before: Licenses
     ) -> tuple[Grant, ...]:
         if event.event is EventKind.SUBSCRIPTION_ENDED:
-            return self._paid_off(event, catalogue, before)
+            return self._paid_off(event, catalogue, sold, before)
         if event.event is EventKind.SUBSCRIPTION_UPDATED:
             return self._new_plan(event, catalogue, sold, before)
         if event.event not in CHARGES:
@@ -159,9 +193,10 @@ class Fulfilment:
             return self._as_before(event, catalogue, before)
         held = {license.product_id: key for key, license in before.items()}
         found = [(one, held.get(one.product.id) or self.key_for(event, one.product)) for one in catalogue.parts(sold)]
-        if len(found) == 1 and len(before) == 1:
+        if len(found) == 1 and len(before) == 1 and not event.is_item:
             found = [(found[0][0], next(iter(before)))]  # the subscription's license keeps its key through plan changes
-        return tuple(self.grant(event, one.product, key, one.quantity) for one, key in found)
+        grants = (self.grant(event, one.product, key, one.quantity) for one, key in found)
+        return tuple(_beside(grant, before) if event.is_item else grant for grant in grants)
 
     def key_for(self, event: PurchaseEvent, product: Product, reissue: int = 0) -> str:
         return keys.derive(self._secret, event.source, event.order, product.id, reissue, product.key_prefix)
@@ -213,11 +248,14 @@ class Fulfilment:
         grants = [self.grant(event, part.product, "", part.quantity) for part in parts]
         return tuple(msgspec.structs.replace(grant, until=None) for grant in grants)
 
-    def _paid_off(self, event: PurchaseEvent, catalogue: Catalogue, before: Licenses) -> tuple[Grant, ...]:
+    def _paid_off(
+        self, event: PurchaseEvent, catalogue: Catalogue, sold: Sequence[Sold], before: Licenses
+    ) -> tuple[Grant, ...]:
         """All instalments of a product that is sold for life are paid: the license stays, for life."""
         if not event.is_paid_off:
             return ()
         held = [(key, catalogue.find(license.product_id)) for key, license in before.items()]
+        held = held or [("", part.product) for part in catalogue.parts(sold)]
         return tuple(
             msgspec.structs.replace(self.grant(event, product, key), until=None)
             for key, product in held
@@ -254,13 +292,30 @@ def _line(
 def _sold(event: PurchaseEvent, catalogue: Catalogue) -> list[Sold]:
     """What an event says was sold; nothing where the platform is asked for it first, or nobody mapped it. An id of one
     of its items is no name of the sale as a whole."""
-    of_items = {name for item in event.items for name in item.ids}
-    ids = [name for name in (event.source_product_id, *event.product_aliases) if name and name not in of_items]
-    sold = catalogue.sold(event.source, event.own_product_id, ids, event.variants, event.quantity, event.items)
-    if sold or event.inquiry is Inquiry.LINE_ITEMS:
+    sold = catalogue.sold(event.source, event.own_product_id, _ids(event), event.variants, event.quantity, event.items)
+    if sold or event.inquiry is Inquiry.LINE_ITEMS or event.is_item:
         return sold
     fallback = catalogue.find(catalogue.default_product)
     return [Sold(fallback, event.quantity)] if fallback else []
+
+
+def _ids(event: PurchaseEvent) -> list[str]:
+    of_items = {name for item in event.items for name in item.ids}
+    return [name for name in (event.source_product_id, *event.product_aliases) if name and name not in of_items]
+
+
+def _left_over(event: PurchaseEvent, catalogue: Catalogue) -> tuple[Item, ...]:
+    """The items that nobody mapped where others are mapped; a sale that is mapped as a whole has none."""
+    if catalogue.sold(event.source, event.own_product_id, _ids(event), event.variants, 1):
+        return ()
+    missing = tuple(item for item in event.items if not catalogue.sold(event.source, None, item.ids, (), 1))
+    return missing if len(missing) < len(event.items) else ()
+
+
+def _beside(grant: Grant, before: Licenses) -> Grant:
+    """An item of a product of which the sale has a license already adds its seats to that one."""
+    seats = before[grant.license_key].max_devices if grant.license_key in before else 0
+    return msgspec.structs.replace(grant, max_devices=grant.max_devices + seats)
 
 
 def completes(event: PurchaseEvent, seen: Entry) -> bool:

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 REST = timedelta(seconds=30)  # for which a platform that did not answer is left alone, so that webhooks do not queue up
 LONGEST_REST = timedelta(minutes=10)
+PATIENCE = timedelta(seconds=2)  # for all that one webhook asks: Gumroad waits 5 s, and each question may take 2
 
 
 class Inquiries:
@@ -35,13 +36,16 @@ class Inquiries:
         self._resting: dict[str, tuple[datetime, PlatformUnreachable]] = {}
 
     def record(self, events: Sequence[PurchaseEvent]) -> list[Entry]:
-        """Ask what is to be asked, then write it down. Raises StorageUnavailable."""
-        return self._fulfilment.record([said for event in events for said in self._asked(event)])
+        """Ask what is to be asked, as long as there is time, then write it down. Raises StorageUnavailable."""
+        begun, said = self._clock(), list[PurchaseEvent]()
+        for event in events:
+            said += self._asked(event) if self._clock() - begun < PATIENCE else [event]
+        return self._fulfilment.record(said)
 
     def settle(self, entry: Entry) -> None:
         """Ask again about a line whose inquiry is open, and write the answer down. Raises PlatformUnreachable."""
         newest = self._store.find_event(entry.identity) or entry
-        if newest.inquiry is not None and not newest.is_withdrawn:
+        if newest.inquiry is not None:
             self._fulfilment.record(self._settled(newest))
 
     def can_look_up(self, source: str) -> bool:
@@ -62,6 +66,14 @@ class Inquiries:
         except BadRequest as error:
             raise _unreadable(entry.source, error) from None
 
+    def trace(self, event: PurchaseEvent) -> PurchaseEvent:
+        """The event with the charge that its payment is of, as far as the platform tells. Raises PlatformUnreachable,
+        RateLimited among them; the caller is in no hurry."""
+        try:
+            return self._platforms[event.source].answer(event)
+        except BadRequest as error:
+            raise _unreadable(event.source, error) from None
+
     # ------------------------------------------------------------------------------------------------ before it counts
     def _asked(self, event: PurchaseEvent) -> list[PurchaseEvent]:
         if event.inquiry is None:
@@ -77,24 +89,24 @@ class Inquiries:
             log.warning("inquiry put off", extra=why)
             return [event]
         except Disowned as error:
-            return self._not_believed(event, seen, error.detail)
+            return self._not_believed(event, seen, error)
 
-    def _not_believed(self, event: PurchaseEvent, seen: Entry | None, why: str) -> list[PurchaseEvent]:
+    def _not_believed(self, event: PurchaseEvent, seen: Entry | None, error: Disowned) -> list[PurchaseEvent]:
         """What was recorded of it before was not asked yet, and may be so all the same: it is judged by its own words,
         since a forged repeat must not take back what a genuine notice gave."""
         if seen is None or seen.is_withdrawn:
-            return [disowned(event, why, stays=False)]
+            return [disowned(event, error, stays=False)]
         try:
             return self._settled(seen)
         except PlatformUnreachable:
             return [event]
 
     def _settled(self, entry: Entry) -> list[PurchaseEvent]:
-        event = self._as_decided(entry.as_event(), entry)
+        event = self._as_decided(_as_told(entry), entry)
         try:
             return self._confirmed(event)
         except Disowned as error:
-            return [disowned(event, error.detail, stays=self._is_license_of(entry))]
+            return [disowned(event, error, stays=self._is_license_of(entry))]
 
     def _as_decided(self, event: PurchaseEvent, seen: Entry | None) -> PurchaseEvent:
         """A provisional license stays that of its product, though nobody maps that any more."""
@@ -154,8 +166,21 @@ def _unreadable(source: str, error: BadRequest) -> PlatformUnreachable:
     return PlatformUnreachable(f"{source} answers what cannot be read ({error.detail})")
 
 
-def disowned(event: PurchaseEvent, why: str, stays: bool) -> PurchaseEvent:
+def _as_told(entry: Entry) -> PurchaseEvent:
+    told = entry.as_event()
+    return msgspec.structs.replace(told, event=told.told_as or told.event, told_as=None, is_withdrawn=False)
+
+
+def disowned(event: PurchaseEvent, error: Disowned, stays: bool) -> PurchaseEvent:
     """An event that the platform says is not so. It counts for nothing, but stays what it was where a license rests on
-    it, which is withdrawn then. It is believed when it comes again and the platform confirms it."""
-    kind = event.event if stays else EventKind.IGNORED
-    return msgspec.structs.replace(event, event=kind, is_withdrawn=True, note=f"not believed: {why}")
+    it, which is withdrawn then. It is believed when it comes again and the platform confirms it; a sale that it does
+    not know may only be too young, and stays to be asked about."""
+    is_final = not isinstance(error, NoSuchSale)
+    return msgspec.structs.replace(
+        event,
+        event=event.event if stays else EventKind.IGNORED,
+        told_as=None if stays else event.event,
+        is_withdrawn=True,
+        inquiry=None if is_final else event.inquiry,
+        note=f"not believed: {error.detail}",
+    )

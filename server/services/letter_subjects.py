@@ -48,7 +48,7 @@ class LetterSubjects:
         if entry.outcome is Outcome.ISSUED:
             return False
         newest = self._store.find_event(entry.identity)
-        later = [*self._store.history(entry.names()), *([newest] if newest else [])]
+        later = [*(() if entry.is_item else self._store.history(entry.names())), *([newest] if newest else [])]
         return any(other.seq > entry.seq and other.license_keys for other in later)
 
     def entry(self, letter: Letter) -> Entry | None:

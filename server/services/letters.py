@@ -18,6 +18,7 @@ INQUIRY = "inquiry"  # no letter, but owed and tried again like one: what is to 
 
 LATE_SALE = timedelta(minutes=2)  # a renewal may overtake its sale; only then is it the owner's concern
 ASK_AGAIN = timedelta(minutes=1)
+LOOK_AGAIN = timedelta(minutes=15)  # for a sale that its platform did not know: it may have been too young
 
 _OWED = {
     (EventKind.SALE, Outcome.ISSUED): DELIVERY,
@@ -44,7 +45,7 @@ def letters_owed(entry: Entry, owner_email: str | None) -> list[Letter]:
     if kind == RENEWAL and (entry.part_of or entry.inquiry is Inquiry.SALE):
         kind = None  # told with the sale, or when it is confirmed
     found = []
-    if entry.inquiry and not entry.is_withdrawn:
+    if entry.inquiry:
         found.append(_letter(entry, INQUIRY, entry.source))
     if kind and (customer or kind != DELIVERY or not owner_email):
         found.append(_letter(entry, kind, customer))
@@ -54,7 +55,7 @@ def letters_owed(entry: Entry, owner_email: str | None) -> list[Letter]:
 
 
 def _letter(entry: Entry, kind: str, to: str) -> Letter:
-    pause = ASK_AGAIN if kind == INQUIRY else LATE_SALE if kind == UNMAPPED and is_lone_renewal(entry) else None
+    pause = _pause(entry, kind)
     return Letter(
         id=f"{entry.seq}:{kind}",
         kind=kind,
@@ -64,6 +65,13 @@ def _letter(entry: Entry, kind: str, to: str) -> Letter:
         license_key=entry.license_keys[0] if entry.license_keys else None,
         next_at=entry.timestamp + pause if pause else None,
     )
+
+
+def _pause(entry: Entry, kind: str) -> timedelta | None:
+    """For how long a letter is held back: until what it is about may have settled itself."""
+    if kind == INQUIRY:
+        return LOOK_AGAIN if entry.is_withdrawn else ASK_AGAIN
+    return LATE_SALE if kind == UNMAPPED and entry.event is EventKind.RENEWAL else None
 
 
 def _alert(entry: Entry, homeless: bool) -> str | None:

@@ -37,8 +37,8 @@ from server.services.record import (
     counts,
     has_license,
     is_heard_of,
-    is_known,
     is_settled,
+    is_told,
     mismatches,
     names_of,
     same_charge,
@@ -98,7 +98,8 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reconciliation:
-    """`unchecked` counts the licenses that the record does not name and that could not be looked up one by one."""
+    """`unchecked` counts what had to be looked up one by one, and could not be: licenses that the record does not name,
+    and refunds and disputes of which neither side knows the charge."""
 
     def __init__(
         self,
@@ -111,6 +112,9 @@ class Reconciliation:
         self._store, self._fulfilment, self._inquiries = store, fulfilment, inquiries
         self._repair, self._clock, self._sleep = Repair(store, fulfilment, inquiries), clock, sleep
         self.unchecked = 0
+        self._payments: dict[
+            str | None, PurchaseEvent
+        ] = {}  # what was traced, by payment: several events are about one
 
     def compare(
         self,
@@ -128,6 +132,7 @@ class Reconciliation:
         `without_quantity` are the events that do not tell how many were sold, `as_of` is when the record was made.
         """
         self.unchecked = 0
+        self._payments = {}
         told = Record(record, self._is_mapped, (since, until), without_quantity)
         found: dict[tuple[object, ...], Drift] = {}
         for done, event in enumerate(told.events, 1):
@@ -163,6 +168,23 @@ class Reconciliation:
             if told.is_in_time(event) or is_heard_of(event, history):
                 yield from self._charge(event, history, told)
         elif told.is_sold(event) or charges_about(event, history):
+            yield from _reversal(event, history, told)
+        elif event.inquiry is Inquiry.PAYMENT:
+            yield from self._traced(event, told)
+
+    def _traced(self, event: PurchaseEvent, told: Record) -> Iterator[Drift]:
+        """Money that went back of a payment that neither side names: it may have paid a renewal that was charged
+        before this time, so its platform is asked."""
+        if event.sale_id not in self._payments:
+            try:
+                self._payments[event.sale_id] = patiently(lambda: self._inquiries.trace(event), self._sleep)
+            except PlatformUnreachable:
+                self.unchecked += 1
+                return
+        traced = self._payments[event.sale_id]
+        event = msgspec.structs.replace(event, inquiry=None, links=traced.links, subscription_id=traced.subscription_id)
+        history = self._store.history(event.names())
+        if charges_about(event, history):
             yield from _reversal(event, history, told)
 
     def _charge(self, event: PurchaseEvent, history: Sequence[Entry], told: Record) -> Iterator[Drift]:
@@ -237,7 +259,7 @@ class Reconciliation:
 def _reversal(event: PurchaseEvent, history: Sequence[Entry], told: Record) -> Iterator[Drift]:
     """What went back, or came back to us, where the ledger stands otherwise now."""
     about = charges_about(event, history, frozenset(EventKind))
-    if is_known(event, about) or is_settled(event, about, told):
+    if is_told(event, history) or is_settled(event, about, told):
         return
     if event.event is EventKind.REFUND_FAILED:
         event = after_its_refund(event, about)

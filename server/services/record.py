@@ -152,8 +152,14 @@ def same_charge(event: PurchaseEvent, history: Sequence[Entry]) -> Entry | None:
 
 
 # ---------------------------------------------------------------------------------------------------- money back
+def is_told(event: PurchaseEvent, history: Sequence[Entry]) -> bool:
+    """Whether the ledger tells already, with effect, what went back or came to us by this event."""
+    about = charges_about(event, history, frozenset(EventKind))
+    return is_known(event, about) and is_joined(about, history)
+
+
 def is_known(event: PurchaseEvent, about: Sequence[Entry]) -> bool:
-    """Whether the ledger knows already: this event, or the same of the same charge in other words."""
+    """Whether one of these lines says so: this event, or the same of the same charge in other words."""
     if event.event is EventKind.REFUND:
         return _stands_refunded(event, about)
     if event.event is EventKind.PARTIAL_REFUND:
@@ -164,6 +170,18 @@ def is_known(event: PurchaseEvent, about: Sequence[Entry]) -> bool:
         return True
     is_dispute = event.event in _DISPUTES
     return is_dispute and any(entry.event is event.event and _is_incident(event, entry) for entry in about)
+
+
+def is_joined(about: Sequence[Entry], history: Sequence[Entry]) -> bool:
+    """Whether the ledger itself has these lines together. What only the platform's record brings together, such as a
+    refunded payment and the invoice that it paid, has no effect on a license."""
+    groups = charge_groups(history)
+    rest = [names for entry in about if (names := charges_of(entry, groups))]
+    joined = rest.pop() if rest else set()
+    while near := [names for names in rest if not joined.isdisjoint(names)]:
+        joined = joined.union(*near)
+        rest = [names for names in rest if joined.isdisjoint(names)]
+    return not rest
 
 
 def is_settled(event: PurchaseEvent, about: Sequence[Entry], told: Record) -> bool:

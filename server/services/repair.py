@@ -7,11 +7,11 @@ from contextlib import suppress
 
 import msgspec
 
-from server.domain.purchase import CHARGES, PAID, Entry, EventKind, Grant, Inquiry, PurchaseEvent
+from server.domain.purchase import CHARGES, PAID, Entry, Grant, Inquiry, PurchaseEvent
 from server.errors import PlatformUnreachable
 from server.services.fulfilment import Fulfilment
 from server.services.inquiries import Inquiries
-from server.services.record import charges_about, counts, has_license, is_known, mismatches, same_charge
+from server.services.record import counts, has_license, is_told, mismatches, same_charge
 from server.storage.base import Store
 
 
@@ -44,7 +44,7 @@ class Repair:
         """A webhook may have come since the record was compared, or the sale of a renewal may have been repaired."""
         history = self._store.history(event.names())
         if event.event not in CHARGES:
-            return is_known(event, charges_about(event, history, frozenset(EventKind)))
+            return is_told(event, history)
         entry = same_charge(event, history)
         return entry is not None and has_license(event, history) and counts(entry) and entry.inquiry is not Inquiry.SALE
 

@@ -76,6 +76,7 @@ class Reversal(msgspec.Struct, gc=False):
     links: tuple[str, ...] = ()
     occurred_at: str | None = None
     revision: int = 0
+    part_of: str | None = None
 
     @property
     def identity(self) -> Name:
@@ -103,7 +104,7 @@ class Reversals:
                 self.newest[line.identity] = max(line.revision, self.newest.get(line.identity, 0))
             if line.event in _REVERSALS:
                 found.append(line)
-            elif line.event == _LINKING and line.links:
+            if line.links and (line.event not in CHARGES or line.part_of):
                 linking.append(line)
         self._failures = [line for line in found if line.event == _REFUND_FAILED]
         stand = [line for line in found if self.stands(line)]
@@ -112,10 +113,13 @@ class Reversals:
 
     def _spread(self, linking: list[Reversal]) -> None:
         """A payment that was refunded is the invoice's that it paid, where a line says so."""
-        for line in linking:
-            names = {(line.source, name) for name in line.names}
-            if not names.isdisjoint(self._names):
-                self._names |= names
+        before = -1
+        while before != len(self._names):
+            before = len(self._names)
+            for line in linking:
+                names = {(line.source, name) for name in line.names}
+                if not names.isdisjoint(self._names):
+                    self._names |= names
 
     def stands(self, line: Reversal | Entry) -> bool:
         """Whether by this line money went back, and stayed there."""

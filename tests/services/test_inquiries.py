@@ -134,6 +134,16 @@ def test_an_answer_that_cannot_be_read_is_none_and_needs_no_rest(inquiries, orac
     assert len(oracle.asked) == 3
 
 
+def test_one_webhook_asks_no_longer_than_its_sender_waits(shop, inquiries, oracle):
+    def slowly(event: PurchaseEvent) -> PurchaseEvent:
+        shop.clock.forward(seconds=1)
+        return event
+
+    oracle.says = slowly
+    told = inquiries.record([sold(f"s{number}") for number in range(4)])
+    assert [entry.inquiry for entry in told] == [None, None, Inquiry.SALE, Inquiry.SALE]
+
+
 # ---------------------------------------------------------------------------------------------------- rest
 @pytest.mark.parametrize(
     ("error", "rest"),

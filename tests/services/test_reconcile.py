@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 
 from server.domain.purchase import PurchaseEvent
+from server.errors import PlatformUnreachable
 from server.platforms import PLATFORMS
 from server.services import reconcile
 from server.services.backlog import Backlog
 from server.services.importer import Importer
+from server.services.inquiries import Inquiries
 from server.services.legacy import read_old_books
 from server.services.letters import SUSPICIOUS
 from server.services.reconcile import Drift, Kind, Reconciliation
@@ -809,6 +811,61 @@ def test_stripe_the_refund_of_a_renewal_finds_its_invoice_by_the_record(till, st
     assert till.code(key) == "VALID"
     first = datetime.fromtimestamp(THEN + 30 + MONTH, UTC)
     assert till.licenses()[key]["expiry_date"] == f"{first:%Y-%m-%dT%H:%M:%SZ}"
+
+
+@pytest.mark.parametrize("told_at", [86400, 86403], ids=["under the same event id", "under another"])
+def test_stripe_a_refund_that_the_ledger_cannot_join_to_its_charge_is_found(tmp_path, clock, stripe, told_at):
+    """Told while the shop could not ask whose payment it was: it lies in the ledger, and takes nothing."""
+    deaf = StripeShop(tmp_path / "data", clock)
+    key = deaf.subscribes()
+    back = charge("ch_1", "pi_1", 2500, amount_refunded=2500)
+    deaf.tell("charge.refunded", back, created=THEN + told_at)
+    assert deaf.code(key) == "VALID"
+    till = StripeShop(tmp_path / "data", clock, stripe)
+    clerk = Owner(till, "stripe")
+    lists_team(stripe, 1)
+    refunds(stripe, 1, 2500, 2500)
+    assert clerk.sees() == [(Kind.REFUNDED, "pi_1", "")]
+    assert clerk.mends() == []
+    assert (till.code(key), till.record["inactive_reason"], till.revenue()) == (
+        "SUSPENDED",
+        "refunded",
+        {"usd": "0.00"},
+    )
+
+
+def refunded_of_long_ago(tmp_path: Path, clock: Clock, stripe: StripeApi) -> tuple[StripeShop, Owner, str]:
+    """A charge of before the time that is compared, refunded in it, and no line says which payment paid it."""
+    key = StripeShop(tmp_path / "data", clock).subscribes()
+    till = StripeShop(tmp_path / "data", clock, stripe)
+    lists_team(stripe, 1)
+    stripe.add(charge("ch_1", "pi_1", 2500, amount_refunded=2500))
+    stripe.add(refund("re_1", "ch_1", "pi_1", 2500, created=THEN + 12 * 86400))
+    return till, Owner(till, "stripe", datetime.fromtimestamp(THEN + 10 * 86400, UTC)), key
+
+
+def test_stripe_the_refund_of_a_charge_of_long_ago_is_traced_to_it(tmp_path, clock, stripe):
+    till, clerk, key = refunded_of_long_ago(tmp_path, clock, stripe)
+    assert clerk.sees() == [(Kind.REFUNDED, "pi_1", "")]
+    assert clerk.mends() == []
+    assert till.code(key) == "SUSPENDED"
+
+
+def test_stripe_what_could_not_be_traced_is_counted(tmp_path, clock, stripe, monkeypatch):
+    _, clerk, _ = refunded_of_long_ago(tmp_path, clock, stripe)
+
+    def refuse(self: Any, event: PurchaseEvent) -> PurchaseEvent:
+        raise PlatformUnreachable("it does not answer", is_refused=True)
+
+    record = clerk.record()
+    monkeypatch.setattr(Inquiries, "trace", refuse)
+    assert (clerk.books.compare("stripe", record, clerk.since), clerk.books.unchecked) == ([], 1)
+
+
+def test_stripe_money_back_of_other_business_is_asked_about_and_left_alone(till, stripe, clerk):
+    stripe.add(charge("ch_9", "pi_9", amount_refunded=4900), refund("re_9", "ch_9", "pi_9", created=THEN + 86400))
+    assert clerk.sees() == []
+    assert sum("invoice_payments" in asked for asked in stripe.asked) == 1
 
 
 def failed(stripe: StripeApi) -> Json:

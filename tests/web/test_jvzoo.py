@@ -418,3 +418,16 @@ def test_odd_notices_that_are_proven_are_never_a_500(odd_shop, notice, door):
 @given(body=st.binary(max_size=200) | st.text(alphabet="cverify=&%[]+|\0é", max_size=60).map(str.encode))
 def test_odd_bodies_are_refused(odd_shop, body):
     assert odd_shop.send(body).status_code == 403
+
+
+@pytest.mark.parametrize("sale_first", [True, False])
+def test_a_renewal_of_a_sale_that_was_told_as_standard_finds_it(shop, sale_first):
+    notices = [v1("R1"), v1("R1-B001", "BILL", ctranstime=SOLD_AT + MONTH)]
+    for notice in notices if sale_first else notices[::-1]:
+        shop.tell(notice)
+    (found,) = shop.licenses().values()
+    assert (found["is_active"], found["expiry_date"], shop.ledger()[-1]["outcome"]) == (
+        True,
+        None,
+        "extended" if sale_first else "issued",
+    )

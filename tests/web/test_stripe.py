@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from typing import Any
 
 import pytest
 
+from server.services.backlog import Backlog
+from server.services.fulfilment import Fulfilment
 from tests.standins.http import Json
 from tests.standins.stripe_api import StripeApi, charge, dispute, event, invoice_line, refund
 from tests.standins.stripe_objects import MONTH, WHEN
 from tests.stripe_shop import (
+    CATALOGUE,
     DAY,
     StripeShop,
     bought,
@@ -712,7 +716,9 @@ def test_where_no_event_linked_the_payment_the_api_is_asked_for_its_invoice(aski
     api.asked.clear()
     asking.tell("charge.refunded", refunded())
     assert (asking.code(key), asking.record["expiry_date"]) == ("VALID", FIRST_END)
-    assert api.asked == ["/v1/invoice_payments?payment[type]=payment_intent&payment[payment_intent]=pi_2"]
+    assert api.asked == [
+        "/v1/invoice_payments?payment[type]=payment_intent&payment[payment_intent]=pi_2&expand[0]=data.invoice"
+    ]
 
 
 def test_where_the_payment_is_known_the_api_is_not_asked(asking, api):
@@ -1134,6 +1140,104 @@ def test_a_dispute_that_was_prevented_ends_as_its_charge_stands(asking, api, wor
     assert asking.code(key) == code
     assert asking.record.get("inactive_reason") == ("refunded" if back else None)
     assert api.asked.count("/v1/charges/ch_1") == 1
+
+
+def test_the_refund_by_which_a_dispute_was_prevented_may_fail(asking, api):
+    key = asking.sells()
+    disputed(asking, "needs_response")
+    api.add(charge(amount_refunded=4900))
+    disputed(asking, "prevented", "closed", 5 * DAY)
+    asking.tell("refund.failed", refund(**FAILED), created=WHEN + 9 * DAY)
+    assert asking.code(key) == "SUSPENDED"
+    disputed(asking, "won", "closed", 10 * DAY)
+    assert asking.code(key) == "VALID"
+
+
+def test_a_dispute_of_a_renewal_that_was_never_told_finds_its_subscription(asking, api):
+    key = asking.subscribes()
+    api.add(later_invoice(), payment_of())
+    about = dispute("du_2", "ch_2", "pi_2", 2500)
+    asking.tell("charge.dispute.created", about, created=WHEN + 40 * DAY)
+    assert asking.record["inactive_reason"] == "disputed"
+    asking.tell("charge.dispute.closed", about | {"status": "lost"}, created=WHEN + 50 * DAY)
+    assert (asking.code(key), asking.record["inactive_reason"]) == ("BANNED", "chargeback")
+
+
+def test_an_invoice_that_comes_before_its_checkout_alarms_nobody(tmp_path, clock, api):
+    """Only the payment link is mapped, which the invoice does not name."""
+    catalogue = {"products": {"team": {"name": "Team", "platform_ids": {"stripe": ["plink_team"]}}}}
+    shop = StripeShop(tmp_path / "data", clock, api, catalogue, owner_email="owner@shop.example")
+    assert shop.tell("invoice.paid", first_invoice())["outcome"] == "unmapped"
+    assert shop.letters() == []
+    shop.sells(team())
+    clock.forward(minutes=10)
+    assert [kind for kind, _ in shop.letters()] == ["delivery"]
+
+
+# ---------------------------------------------------------------------------------------------------- carts
+def backlog(shop: StripeShop) -> Backlog:
+    return Backlog(shop.services.store, shop.services.catalogue, shop.services.fulfilment)
+
+
+def cart(api: StripeApi, *products: str) -> Json:
+    sold = wave(payment_link=None, amount=4900 * len(products))
+    api.add(sold)
+    lines(api, "cs_live_1", *(bought(product) for product in products))
+    return sold
+
+
+def test_what_nobody_mapped_beside_mapped_items_waits_for_its_license(asking, api, clock):
+    sold = cart(api, "prod_wave", "prod_new")
+    key = asking.sells(sold)
+    assert [(line["outcome"], line["price"], line["source_product_id"]) for line in asking.ledger()] == [
+        ("issued", "98.00", None),
+        ("unmapped", None, "prod_new"),
+    ]
+    assert ("alert_unmapped", "owner@shop.example") in asking.letters()
+    (waiting,) = backlog(asking).waiting()
+    assert waiting.source_product_id == "prod_new"
+    catalogue = copy.deepcopy(CATALOGUE)
+    catalogue["products"]["new"] = {"name": "New", "platform_ids": {"stripe": ["prod_new"]}}
+    asking.write_catalogue(catalogue)
+    (done,) = backlog(asking).complete_all()
+    assert done.outcome == "issued"
+    assert (asking.code(key), asking.code(done.license_keys[0])) == ("VALID", "VALID")
+    assert {record["product_id"] for record in asking.licenses().values()} == {"wave", "new"}
+    assert (backlog(asking).waiting(), asking.revenue()) == ([], {"usd": "98.00"})
+    asking.tell("charge.refunded", charge(amount=9800, amount_refunded=9800))
+    assert (asking.code(key), asking.code(done.license_keys[0])) == ("SUSPENDED", "SUSPENDED")
+
+
+def test_an_item_that_was_mapped_to_what_the_sale_has_already_adds_its_seats(asking, api):
+    asking.sells(cart(api, "prod_team", "prod_more"))
+    catalogue = copy.deepcopy(CATALOGUE)
+    catalogue["products"]["team"]["platform_ids"]["stripe"].append("prod_more")
+    asking.write_catalogue(catalogue)
+    backlog(asking).complete_all()
+    assert asking.record["max_devices"] == 4
+
+
+def test_a_cart_told_again_waits_once(asking, api):
+    sold = cart(api, "prod_wave", "prod_new")
+    asking.sells(sold)
+    once = asking.ledger()
+    asking.sells(sold)
+    assert asking.ledger() == once
+
+
+def test_what_waits_of_a_cart_is_written_by_the_repeat_where_a_crash_came_between(asking, api, monkeypatch):
+    sold = cart(api, "prod_wave", "prod_new")
+    with monkeypatch.context() as patch:
+        patch.setattr(Fulfilment, "_keep_items", lambda *given: None)
+        asking.sells(sold)
+    assert len(asking.ledger()) == 1
+    asking.sells(sold)
+    assert [line["outcome"] for line in asking.ledger()] == ["issued", "unmapped"]
+
+
+def test_a_checkout_that_is_mapped_as_a_whole_leaves_nothing_over(asking, api):
+    asking.sells(cart(api, "prod_wave", "prod_new") | {"payment_link": "plink_wave"})
+    assert [line["outcome"] for line in asking.ledger()] == ["issued"]
 
 
 def test_a_status_of_a_dispute_that_nobody_knows_yet_is_asked_about_when_it_is_closed(asking, api):
