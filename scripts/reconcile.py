@@ -101,7 +101,8 @@ def run(
         left = compare("comparing once more")
     if books.unchecked:
         complain(
-            f"{books.unchecked} licenses are not in {platform}'s list, and it did not answer about them: run again"
+            f"{platform} did not answer about {books.unchecked} licenses, refunds or disputes that had to be asked about "
+            "one by one: run again"
         )
     return drifts, left
 

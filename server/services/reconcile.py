@@ -204,8 +204,8 @@ class Reconciliation:
         is_renewal = event.event is EventKind.RENEWAL
         if entry is None and (is_licensed or (is_renewal and told.has_sale(event))):
             return Kind.UNRECORDED
-        if is_renewal and told.has_sale(event) and counts(entry):
-            return None
+        if is_renewal and told.has_sale(event) and entry is not None and counts(entry):
+            return Kind.PROVISIONAL if entry.inquiry is Inquiry.SALE else None
         if not any(self._is_mapped(said) for said in (event, entry and entry.as_event()) if said):
             return Kind.UNMAPPED
         return Kind.LONE if is_renewal and not event.may_issue and not is_licensed else Kind.NO_LICENSE

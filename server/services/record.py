@@ -164,8 +164,7 @@ def is_known(event: PurchaseEvent, about: Sequence[Entry]) -> bool:
         return _stands_refunded(event, about)
     if event.event is EventKind.PARTIAL_REFUND:
         totals = {entry.refunded_total for entry in about if entry.event is EventKind.PARTIAL_REFUND}
-        is_told = event.refunded_total in totals or None in totals or (event.refunded_total is None and bool(totals))
-        return is_told or _stands_refunded(event, about)
+        return event.refunded_total in totals or None in totals or (event.refunded_total is None and bool(totals))
     if any(entry.identity == event.identity for entry in about):
         return True
     is_dispute = event.event in _DISPUTES

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import itertools
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,7 @@ import pytest
 from server.domain.purchase import PurchaseEvent
 from server.errors import PlatformUnreachable
 from server.platforms import PLATFORMS
-from server.services import reconcile
+from server.services import reconcile, record
 from server.services.backlog import Backlog
 from server.services.importer import Importer
 from server.services.inquiries import Inquiries
@@ -295,6 +296,21 @@ def test_what_is_provisional_and_altered_is_set_right(shop, api, owner, clock):
     owner.mends()
     assert (shop.record["email"], shop.record.get("max_devices", 1)) == ("ann@example.com", 1)
     assert (shop.record["is_active"], shop.record["expiry_date"]) == (True, None)
+
+
+def test_a_renewal_that_stayed_provisional_because_its_sale_is_missing(tmp_path, clock, api):
+    """Its sale is repaired and it is confirmed in one go; nothing is left for a second one."""
+    api.down()
+    shop = Shop(tmp_path / "data", clock, gumroad_access_token=TOKEN, gumroad_api_base=api.url)
+    shop.ping(sale_ping("s2", "ann@example.com", "G-TEAM==", **RENEWED))
+    api.up()
+    clock.forward(minutes=1)
+    api.add(team_sale(), team_sale("s2", recurring_charge=True, created_at=RENEWED_AT))
+    owner = Owner(shop, "gumroad")
+    assert owner.sees() == [(Kind.NO_LICENSE, "s1", ""), (Kind.PROVISIONAL, "s2", "")]
+    assert owner.mends() == []
+    (record,) = shop.licenses().values()
+    assert (record["is_active"], record["expiry_date"]) == (True, "2026-12-19T19:38:56Z")
 
 
 def test_a_file_confirms_too_and_takes_no_seats(shop, api, clock):
@@ -887,6 +903,28 @@ def test_stripe_a_refund_that_failed_unheard_of_is_no_finding(till, stripe, cler
     assert clerk.sees() == []
 
 
+@pytest.mark.parametrize("told", list(itertools.product([False, True], repeat=3)), ids=lambda told: f"{told}")
+@pytest.mark.parametrize(("stays", "fails"), [((1, 1000), (2, 3900)), ((2, 3900), (1, 1000))], ids=["second", "first"])
+def test_stripe_of_two_refunds_one_failed_whatever_was_told(till, stripe, clerk, told, stays, fails):
+    key = sells_wave(till, stripe)
+    number, amount = fails
+    failed_at = {"status": "failed", "created": THEN + number * 86400, "failure_reason": "lost_or_stolen_card"}
+    bounced = refund(f"re_{number}", "ch_1", "pi_1", amount, **failed_at)
+    number, amount = stays
+    left = charge("ch_1", "pi_1", amount_refunded=amount)
+    stripe.add(left, bounced, refund(f"re_{number}", "ch_1", "pi_1", amount, created=THEN + number * 86400))
+    said = [
+        ("charge.refunded", charge("ch_1", "pi_1", amount_refunded=1000), 86401),
+        ("charge.refunded", charge("ch_1", "pi_1", amount_refunded=4900), 2 * 86400 + 1),
+        ("refund.failed", bounced, 4 * 86400),
+    ]
+    for is_told, (word, about, at) in zip(told, said, strict=True):
+        if is_told:
+            till.tell(word, about, created=THEN + at)
+    assert clerk.mends() == []
+    assert till.code(key) == "VALID"
+
+
 def test_stripe_a_failure_that_was_lost_gives_the_license_back(till, stripe, clerk):
     """Else a customer whose money stayed would stay without a license."""
     key = sells_wave(till, stripe)
@@ -1194,3 +1232,9 @@ def test_mutant_a_record_without_its_links_is_caught(till, stripe, clerk, monkey
 def test_mutant_repairing_without_another_look_is_caught(shop, api, owner, monkeypatch):
     monkeypatch.setattr(Repair, "_is_told_by_now", lambda self, event: False)
     assert is_red(test_a_webhook_that_came_between_looking_and_repairing_is_not_told_twice, shop, api, owner)
+
+
+def test_mutant_a_refund_that_only_the_record_joins_to_its_charge_is_caught(tmp_path, clock, stripe, monkeypatch):
+    monkeypatch.setattr(record, "is_joined", lambda about, history: True)
+    test = test_stripe_a_refund_that_the_ledger_cannot_join_to_its_charge_is_found
+    assert is_red(test, tmp_path, clock, stripe, 86403)
