@@ -51,7 +51,9 @@ def services() -> Services:
 def send(url: str | None, as_json: bool) -> None:
     """Send what is owed and due. Exit code 1 where a letter failed."""
     with progress("sending") as tick:
-        report = ask_service(url) if url else msgspec.to_builtins(services().outbox.send_due(progress=tick))
+        report = (
+            ask_service(url) if url else msgspec.to_builtins(services().outbox.send_due(progress=tick, by_hand=True))
+        )
     tell(report, as_json)
 
 
@@ -119,7 +121,7 @@ def retry(letter: str | None, every: bool, as_json: bool) -> None:
         raise click.UsageError("name one letter, or give --all")
     services().outbox.retry(letter)
     with progress("sending") as tick:
-        report = services().outbox.send_due(progress=tick)
+        report = services().outbox.send_due(progress=tick, by_hand=True)
     tell(msgspec.to_builtins(report), as_json)
 
 

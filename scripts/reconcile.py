@@ -101,8 +101,8 @@ def run(
         left = compare("comparing once more")
     if books.unchecked:
         complain(
-            f"{platform} did not answer about {books.unchecked} licenses, refunds or disputes that had to be asked about "
-            "one by one: run again"
+            f"{platform} did not answer about {books.unchecked} licenses, refunds or disputes that had to be asked "
+            "about one by one: run again"
         )
     return drifts, left
 

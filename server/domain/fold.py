@@ -13,7 +13,7 @@ from decimal import Decimal
 
 import msgspec
 
-from server.domain.license import License, PlanChange, Reason
+from server.domain.license import EARLIEST, License, PlanChange, Reason
 from server.domain.purchase import (
     CHARGES,
     DECISIONS,
@@ -118,9 +118,15 @@ class _Lineage:
         found += [(Reason.CHARGEBACK, entry) for entry in self.of(EventKind.DISPUTE_LOST) if not entry.is_recurring]
         won = {_incident(entry) for entry in self.of(EventKind.DISPUTE_WON)}
         found += [(Reason.DISPUTED, entry) for entry in self.of(EventKind.DISPUTE) if _incident(entry) not in won]
-        found += [(stop, e) for e in self.entries if (stop := _stop(e)) is not None and not self.lifted(e)]
+        found += self.stops()
         strength = list(Reason)
         return sorted(found, key=lambda pair: (strength.index(pair[0]), pair[1].order_key))
+
+    def stops(self) -> list[tuple[Reason, Entry]]:
+        """What no later charge or restart lifted; an end takes in what had gone wrong before it."""
+        found = [(stop, e) for e in self.entries if (stop := _stop(e)) is not None and not self.lifted(e)]
+        ended = max((e.moment for reason, e in found if reason is Reason.ENDED), default=None)
+        return [(reason, e) for reason, e in found if reason is Reason.ENDED or ended is None or e.moment > ended]
 
     def refunds(self) -> list[Entry]:
         """The full refunds that did not fail afterwards."""
@@ -219,8 +225,8 @@ class _Lineage:
 
     def plan(self) -> tuple[str, int, tuple[PlanChange, ...]]:
         """Product, seats and the changes announced for later, by the time from which each holds."""
-        steps = [(e, g) for e in self.entries if (g := self.step_in(e)) is not None]
-        steps.sort(key=lambda step: ((step[0].effective_at or step[0].moment), *step[0].order_key[1:]))
+        steps = [(e, g) for e in self.entries if not self.is_retold(e) and (g := self.step_in(e)) is not None]
+        steps.sort(key=lambda step: _step_key(step[0]))
         now = [place for place, (entry, _) in enumerate(steps) if not _is_ahead(entry)]
         last = now[-1] if now else 0
         grant = steps[last][1] if steps else self.first
@@ -230,6 +236,13 @@ class _Lineage:
             if entry.effective_at is not None
         )
         return grant.product_id, grant.max_devices, later
+
+    def is_retold(self, entry: Entry) -> bool:
+        """Whether a sale tells this charge, too: what was sold is what that says, whichever came first."""
+        if entry.event is not EventKind.RENEWAL or not entry.links:
+            return False
+        sales = (charge for charge in self.charges if charge.event in ISSUING)
+        return any(self.hits(sale, entry) for sale in sales)
 
     def step_in(self, entry: Entry) -> Grant | None:
         if entry.event not in CHARGES and entry.event is not EventKind.SUBSCRIPTION_UPDATED:
@@ -280,6 +293,12 @@ class _Lineage:
 def _begins(entry: Entry, grant: Grant) -> bool:
     """Whether a license begins with this grant; a renewal that does not say of what only goes on with one."""
     return bool(grant.license_key) and (entry.event in ISSUING or (entry.may_issue and bool(grant.product_id)))
+
+
+def _step_key(entry: Entry) -> tuple[datetime, int, datetime, str]:
+    """When a plan begins; of two at one time the one that is paid longer is the later one."""
+    begin, rank, event_id = entry.order_key
+    return (entry.effective_at or begin, rank, entry.paid_until or EARLIEST, event_id)
 
 
 def _incident(entry: Entry) -> str | None:

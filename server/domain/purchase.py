@@ -99,7 +99,7 @@ class PurchaseEvent(msgspec.Struct, frozen=True, kw_only=True):
 
     What was sold is `own_product_id` (an id of our catalogue), else what `source_product_id` or an alias of it is
     mapped to, else what the `items` are. `may_issue` marks a renewal that issues the license where its sale was never
-    seen. `once` is a mark of the platform's that is good for one sale. `inquiry` is what is still to be asked.
+    seen. `once` is a mark of the platform's that is good for one order. `inquiry` is what is still to be asked.
     `is_item` marks one item of a sale whose others were mapped.
     `is_withdrawn` tells that the platform disowned it, `told_as` what it was told as where it counts no more.
     """

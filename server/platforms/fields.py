@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from typing import TypeVar
 from urllib.parse import parse_qsl, unquote_plus
 
 import msgspec
@@ -11,6 +12,7 @@ import msgspec
 from server.domain.license import EARLIEST, LATEST
 from server.errors import BadRequest
 
+T = TypeVar("T")
 MOST_FIELDS = 1000
 _FLAGS = {"true": True, "1": True, "false": False, "0": False, "": False}
 
@@ -20,6 +22,7 @@ class Fields:
 
     def __init__(self, pairs: list[tuple[str, str]]) -> None:
         self._values = dict(pairs)
+        self.unreadable: list[str] = []  # the names of what was left out
         self._names = "\n".join(self._values)
         if "\0" in self._names or "\0" in "\n".join(self._values.values()):
             named = next(name for name, value in pairs if "\0" in name + value)
@@ -41,7 +44,7 @@ class Fields:
             raise BadRequest(f"body: not JSON ({str(error)[:120]})") from None
         if not isinstance(found, dict):
             raise BadRequest("body: not a JSON object")
-        pairs = [pair for name, value in found.items() for pair in _flattened(str(name), value)]
+        pairs = [pair for name, value in found.items() for pair in _flattened(_escaped(str(name)), value)]
         if len(pairs) > MOST_FIELDS:
             raise BadRequest(f"body: more than {MOST_FIELDS} fields")
         return cls(pairs)
@@ -65,11 +68,20 @@ class Fields:
         value = self.text(name)
         if value is None:
             return default
+        value = value.removesuffix(".0")  # JSON of some senders
         if not (value.isascii() and value.removeprefix("-").isdigit() and len(value) < 19):
             raise BadRequest(f"{name}: {value[:40]!r} is no whole number")
         if not low <= int(value) <= high:
             raise BadRequest(f"{name}: {value} is not between {low} and {high}")
         return int(value)
+
+    def lenient(self, read: Callable[[str], T], name: str, default: T) -> T:
+        """What decides nothing must not hold up what does: a value that cannot be read is left out."""
+        try:
+            return read(name)
+        except BadRequest:
+            self.unreadable.append(name)
+            return default
 
     def flag(self, name: str) -> bool:
         value = (self.text(name) or "").lower()
@@ -112,6 +124,11 @@ def _form_pairs(text: str) -> list[tuple[str, str]]:
     pairs = [pair.partition("=") for pair in text.split("&") if pair]
     flat = unquote_plus("\0".join(f"{name}\0{value}" for name, _, value in pairs)).split("\0")
     return list(zip(flat[::2], flat[1::2], strict=False))
+
+
+def _escaped(name: str) -> str:
+    """A name that a buyer's custom field has must not look like a part of another field; forms escape it too."""
+    return name.replace("[", "%5B").replace("]", "%5D")
 
 
 def _flattened(name: str, value: object) -> Iterator[tuple[str, str]]:

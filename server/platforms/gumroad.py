@@ -38,6 +38,8 @@ SHADOWABLE = frozenset(
     "seller_id product_id email price currency quantity sale_id sale_timestamp subscription_id test "
     "is_recurring_charge is_preorder_authorization short_product_id permalink".split()
 )
+_NUMBERS = (("quantity", 1), ("price", 0), ("gumroad_fee", 0))  # and what they are where they are not told
+MOST_SEATS = 100_000
 IDENTITY = frozenset({"sale_id", "subscription_id", "is_recurring_charge"})
 
 
@@ -127,7 +129,7 @@ def read_charge(ping: Fields, kind: EventKind) -> list[PurchaseEvent]:
     if ping.flag("is_preorder_authorization"):
         note = "the card is authorised; the charge comes as another sale"
         return [msgspec.structs.replace(said, event=EventKind.PENDING, event_id=f"{sale_id}:preorder:false", note=note)]
-    events = [said]
+    events: list[PurchaseEvent] = []
     if refunded:
         events.append(msgspec.structs.replace(said, event=EventKind.REFUND, event_id=f"{sale_id}:refund:true"))
     if ping.flag("disputed"):
@@ -138,13 +140,15 @@ def read_charge(ping: Fields, kind: EventKind) -> list[PurchaseEvent]:
         if ping.flag("dispute_won"):
             won = f"{sale_id}:dispute_won:{_told(refunded)}"
             events.append(msgspec.structs.replace(disputed, event=EventKind.DISPUTE_WON, event_id=won))
-    return events
+    return [*events, said]  # what took it back first, so that the sale's own line says how it stands
 
 
 def _charge(ping: Fields, sale_id: str) -> PurchaseEvent:
     """`price` and `gumroad_fee` are US cents, always; `currency` is only the listing's (ping_notification.rb)."""
     is_recurring = ping.flag("is_recurring_charge")
     subscription_id = ping.text("subscription_id")
+    quantity, price, fee = (_number(ping, name, default) for name, default in _NUMBERS)
+    moment = ping.lenient(ping.moment, "sale_timestamp", None)
     return PurchaseEvent(
         event=EventKind.RENEWAL if is_recurring else EventKind.SALE,
         event_id=f"{sale_id}:sale:false",
@@ -159,19 +163,24 @@ def _charge(ping: Fields, sale_id: str) -> PurchaseEvent:
         product_aliases=_present(ping.text("short_product_id"), ping.text("permalink")),
         product_name=ping.text("product_name"),
         variants=_present(*ping.group("variants").values()),
-        quantity=ping.number("quantity", 1, low=1, high=100_000),
-        price=money.told(ping.number("price", 0), "usd"),
+        quantity=min(max(1, quantity or 1), MOST_SEATS),
+        price=None if price is None else money.told(price, "usd"),
         currency="usd",
-        fee=money.told(ping.number("gumroad_fee", 0), "usd"),
-        purchase_date=ping.moment("sale_timestamp"),
+        fee=None if fee is None else money.told(fee, "usd"),
+        purchase_date=moment,
         is_recurring=is_recurring,
         is_refunded=ping.flag("refunded"),
         is_disputed=ping.flag("disputed"),
         is_test=ping.flag("test"),
         country=ping.text("ip_country"),
         months=MONTHS.get(ping.text("recurrence") or "") if subscription_id else None,
+        note=f"could not be read: {', '.join(ping.unreadable)}" if ping.unreadable else None,
         raw=ping.as_json(),
     )
+
+
+def _number(ping: Fields, name: str, default: int) -> int | None:
+    return ping.lenient(lambda name: ping.number(name, default), name, None)
 
 
 def read_subscription(ping: Fields, kind: EventKind) -> PurchaseEvent:
@@ -208,12 +217,16 @@ def _updated(ping: Fields) -> Changes:
     plan = {name: ping.text(f"new_plan[{name}]") or "" for name in ("quantity", "tier][name", "recurrence")}
     changes: dict[str, object] = {
         "effective_at": ping.moment("effective_as_of"),
-        "quantity": ping.number("new_plan[quantity]", 1, low=1, high=100_000),
+        "quantity": ping.number(_told_quantity(ping), 1, low=1, high=MOST_SEATS),
         "variants": _present(plan["tier][name"]),
         "months": MONTHS.get(plan["recurrence"]),
         "note": ping.text("type"),
     }
     return changes, f"{ping.required('effective_as_of')}:{'/'.join(plan.values())}"
+
+
+def _told_quantity(ping: Fields) -> str:
+    return "new_plan[quantity]" if ping.text("new_plan[quantity]") else "old_plan[quantity]"
 
 
 def _ended(ping: Fields) -> Changes:

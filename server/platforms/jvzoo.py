@@ -6,7 +6,8 @@
 Both versions may tell one order, with the same receipt. A refund and a chargeback carry the receipt of the charge that
 they reverse, a renewal that of its first sale and `-B001`, `-B002`. Anything but 200 is sent again every hour for three
 days. Neither version signs the names of its fields, and the second one not even receipt, product and total: so what was
-told is known by receipt and type, a `paykey` is good for one sale, and the webhook's address should hold a secret.
+told is known by receipt and type, a `paykey` is good for one order, what can be recut is refused, and the webhook's
+address should hold a secret.
 """
 
 from __future__ import annotations
@@ -52,6 +53,16 @@ _OF_SUBSCRIPTIONS = frozenset(
 _RENEWAL_MARK = re.compile(r"-B\d{3,}\Z", re.ASCII)
 _WHOLE = re.compile(r"-?\d{1,15}", re.ASCII)
 _OPENED = datetime(2011, 1, 1, tzinfo=UTC)  # JVZoo; what is dated before it has no date
+
+# Of version 1, by what they hold: words of people, which may hold a `|`, and what JVZoo's machines write.
+_OF_PEOPLE = frozenset(
+    b"caffitid ccustcc ccustemail ccustname ccuststate cproditem cprodtitle cprodtype cvendthru".split()
+)
+_OF_MACHINES = frozenset(
+    b"ctransaction ctransaffiliate ctransamount ctranspaymentmethod ctransreceipt ctranstime ctransvendor "
+    b"cupsellreceipt".split()
+)
+_MOST_BARS = 8  # in a product's name; a whole notice of version 1 has sixteen
 
 NEW_YORK = ZoneInfo("America/New_York")  # version 2 tells no zone; an integrator found it to be this one
 
@@ -135,6 +146,8 @@ class JVZoo(Platform):
         """
         dialect = dialect_of(form)
         if dialect is V1:
+            if _text(form.get(b"ctransaction", b"")).upper() in KINDS:  # a test has no effect, and may lack everything
+                require_uncut(form)
             yield "v1", sign_v1(form, self._key)
             yield "v1 without ctranstime", sign_v1(form, self._key, without=b"ctranstime")
         elif dialect is V2:
@@ -193,6 +206,18 @@ def dialect_of(form: Form) -> Dialect:
     return LEGACY if b"ctransaction_type" in form else V1
 
 
+def require_uncut(form: Form) -> None:
+    """Version 1 signs values in the order of their names, and not the names: under others, or cut elsewhere at a `|`,
+    the same values would be another order. Raises Unverified where that could be: only who has all the names, and
+    no more, may have a `|` in what people write.
+    """
+    others, known = form.keys() - _OF_PEOPLE - _OF_MACHINES - {b"cverify"}, _OF_PEOPLE | _OF_MACHINES
+    is_partial = not known <= form.keys()
+    barred = {name for name in form if b"|" in form[name]}
+    if barred & _OF_MACHINES or (is_partial and others) or (barred and (is_partial or others)):
+        raise Unverified("body: its fields are not those of a notice that JVZoo signs")
+
+
 def sign_v1(form: Form, key: bytes, without: bytes | None = None) -> bytes:
     """All values, empty ones too, in the order of their names' bytes."""
     values = [form[name] for name in sorted(form) if name not in (b"cverify", without)]
@@ -202,14 +227,14 @@ def sign_v1(form: Form, key: bytes, without: bytes | None = None) -> bytes:
 def sign_v2(form: Form, key: bytes) -> bytes:
     """From the notes of two integrators; JVZoo's own text of it could not be had in full.
 
-    Raises Unverified for a `|` outside the product's name: with one, a notice of version 1 could be cut into these
-    five values, and its sale told again with any product and receipt.
+    Raises Unverified where a notice of version 1 could have been cut into these five values: for a `|` outside the
+    product's name, or too many in it.
     """
     paykey, email, title, kind, moment = (
         form.get(name, b"") for name in (b"paykey", b"customer_email", b"product_name", b"transaction_type", b"date")
     )
-    if b"|" in paykey + email + kind + moment:
-        raise Unverified("cverify: a signed field holds the mark that parts them")
+    if b"|" in paykey + email + kind + moment or title.count(b"|") > _MOST_BARS:
+        raise Unverified("body: its fields are not those of a notice that JVZoo signs")
     return _sha1(paykey, email, title, kind, moment, key)[:8]
 
 
@@ -229,6 +254,7 @@ def read_event(notice: Fields, dialect: Dialect, word: str, tells_cents: bool) -
     The date of a reversal is the original sale's in version 2, so reversals have none: nothing depends on it.
     """
     kind, receipt, is_test = KINDS[word], notice.required(dialect.receipt), _is_test(word)
+    paykey = notice.required("paykey") if dialect is V2 and not is_test else None  # by it another receipt is known
     base = base_receipt(receipt)
     moment = None if kind in _REVERSALS else read_moment(notice, dialect)
     return PurchaseEvent(
@@ -239,7 +265,7 @@ def read_event(notice: Fields, dialect: Dialect, word: str, tells_cents: bool) -
         subscription_id=base if _is_of_subscription(notice, dialect, kind, receipt) else None,
         email=notice.text(dialect.email),
         customer_name=_customer(notice, dialect),
-        source_product_id=notice.required(dialect.product),
+        source_product_id=notice.text(dialect.product),
         product_name=notice.text(dialect.title),
         price=read_amount(notice.text(dialect.amount), tells_cents),
         currency="usd",
@@ -251,7 +277,7 @@ def read_event(notice: Fields, dialect: Dialect, word: str, tells_cents: bool) -
         is_test=is_test,
         country=notice.text(dialect.country),
         standing=Standing.GRACE if kind is EventKind.PAYMENT_FAILED else None,
-        once=notice.text("paykey") if dialect is V2 and kind in PAID and not is_test else None,
+        once=paykey,
         note=_upsell(notice, kind),
         raw=_raw(notice),
     )

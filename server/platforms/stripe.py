@@ -33,12 +33,12 @@ class Occasion(msgspec.Struct, frozen=True):
 
 
 READERS: dict[str, Callable[[Occasion], list[PurchaseEvent]]] = {  # anything else is recorded as ignored
-    "checkout.session.completed": lambda said: [objects.session_event(said.obj)],
-    "checkout.session.async_payment_succeeded": lambda said: [objects.session_event(said.obj)],
-    "checkout.session.async_payment_failed": lambda said: [objects.session_event(said.obj, is_over=True)],
-    "checkout.session.expired": lambda said: [objects.session_event(said.obj, is_over=True)],
-    "invoice.paid": lambda said: [objects.invoice_event(said.obj)],
-    "invoice.payment_succeeded": lambda said: [objects.invoice_event(said.obj)],
+    "checkout.session.completed": lambda said: [objects.session_event(said.obj, said.at)],
+    "checkout.session.async_payment_succeeded": lambda said: [objects.session_event(said.obj, said.at, is_late=True)],
+    "checkout.session.async_payment_failed": lambda said: [objects.session_event(said.obj, said.at, is_over=True)],
+    "checkout.session.expired": lambda said: [objects.session_event(said.obj, said.at, is_over=True)],
+    "invoice.paid": lambda said: [objects.invoice_event(said.obj, said.at)],
+    "invoice.payment_succeeded": lambda said: [objects.invoice_event(said.obj, said.at)],
     "invoice.payment_failed": lambda said: [objects.failed_invoice_event(said.obj, said.at)],
     "invoice_payment.paid": lambda said: [objects.invoice_payment_event(said.obj)],
     "customer.subscription.updated": lambda said: objects.subscription_events(said.obj, said.before, said.at),

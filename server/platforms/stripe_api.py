@@ -139,9 +139,7 @@ class StripeApi:
 # ---------------------------------------------------------------------------------------------------- reading lists
 def _read_session(session: Document) -> PurchaseEvent | None:
     event = objects.session_event(session)
-    if event.event is not EventKind.SALE:
-        return None
-    return objects.with_line_items(event, session.parts("line_items")) if "line_items" in session else event
+    return event if event.event is EventKind.SALE else None
 
 
 def _read_invoice(invoice: Document) -> PurchaseEvent | None:

@@ -16,6 +16,7 @@ import msgspec
 from server.domain import money
 from server.domain.catalogue import Item
 from server.domain.purchase import EventKind, Inquiry, PurchaseEvent, Standing
+from server.errors import BadRequest
 from server.platforms.document import Document
 
 NAME = "stripe"
@@ -41,6 +42,7 @@ DISPUTES = {
     "lost": EventKind.DISPUTE_LOST,
 }
 INQUIRIES_OF_BANKS = frozenset({"warning_needs_response", "warning_under_review"})
+MOST_SEATS = 100_000  # what is metered comes in millions
 MONTHS = {"month": 1, "year": 12}
 
 
@@ -56,10 +58,12 @@ def ignored(obj: Document, event_id: str, note: str, **more: Any) -> PurchaseEve
 
 
 # ---------------------------------------------------------------------------------------------------- checkout
-def session_event(session: Document, is_over: bool = False) -> PurchaseEvent:
-    """One event for all that is said of a checkout: that it waits for its money, that it is paid, or (`is_over`) that
-    it never will be. What is paid stays so, whatever comes later. The amount is in the seller's currency; what the
-    buyer saw (presentment_details) is not."""
+def session_event(
+    session: Document, at: datetime | None = None, is_over: bool = False, is_late: bool = False
+) -> PurchaseEvent:
+    """One event for all that is said of a checkout: that it waits for its money, that it is paid (`is_late`: days after
+    it was begun), or (`is_over`) that it never will be. What is paid stays so, whatever comes later. The amount is in
+    the seller's currency; what the buyer saw (presentment_details) is not."""
     session_id = session.required("id")
     if session.text("mode") == "setup":
         return ignored(session, f"{session_id}:setup", "a card was saved; nothing was sold")
@@ -71,7 +75,7 @@ def session_event(session: Document, is_over: bool = False) -> PurchaseEvent:
     else:
         kind, note = EventKind.PENDING, "the payment is on its way; Stripe tells when it has arrived"
     subscription, buyer = session.reference("subscription"), session.part("customer_details")
-    return said(
+    event = said(
         session,
         kind,
         f"{session_id}:sale",
@@ -85,11 +89,14 @@ def session_event(session: Document, is_over: bool = False) -> PurchaseEvent:
         email=buyer.text("email") or session.text("customer_email"),
         customer_name=buyer.text("name") or buyer.text("business_name"),
         country=buyer.part("address").text("country"),
-        purchase_date=session.moment("created"),
+        purchase_date=(at if is_late else None) or session.moment("created"),
+        occurred_at=at,
         inquiry=Inquiry.LINE_ITEMS if kind is EventKind.SALE else None,
         **_sold(session.part("metadata"), session.reference("payment_link")),
         **_amount(session, "amount_total"),
     )
+    is_whole = "line_items" in session and not session.part("line_items").flag("has_more")
+    return with_line_items(event, session.parts("line_items")) if is_whole and event.inquiry else event
 
 
 def with_line_items(event: PurchaseEvent, lines: Iterable[Document]) -> PurchaseEvent:
@@ -110,9 +117,10 @@ def with_line_items(event: PurchaseEvent, lines: Iterable[Document]) -> Purchase
 
 
 # ---------------------------------------------------------------------------------------------------- invoices
-def invoice_event(invoice: Document) -> PurchaseEvent:
+def invoice_event(invoice: Document, at: datetime | None = None) -> PurchaseEvent:
     """A paid invoice of a subscription: one renewal, paid through the latest end of its lines' periods (the invoice's
-    own period_end is not the new period's). It issues the license where the checkout was never seen."""
+    own period_end is not the new period's). It issues the license where the checkout was never seen. It may be marked
+    as paid later than it says (`at`)."""
     invoice_id, subscription = invoice.required("id"), _subscription_of(invoice)
     if subscription is None:
         return ignored(invoice, f"{invoice_id}:paid", "an invoice of no subscription: its checkout tells the sale")
@@ -136,7 +144,7 @@ def invoice_event(invoice: Document) -> PurchaseEvent:
         customer_name=invoice.text("customer_name"),
         country=invoice.part("customer_address").text("country"),
         purchase_date=paid_at,
-        occurred_at=paid_at,
+        occurred_at=max((moment for moment in (paid_at, at) if moment), default=None),
         effective_at=moments.moment("finalized_at"),
         paid_until=max(ends, default=None),
         is_recurring=not is_first,
@@ -223,7 +231,6 @@ def refunded_charge_event(charge: Document, at: datetime | None, before: int = 0
     charge_id, back = charge.required("id"), charge.number("amount_refunded") or 0
     whole = charge.number("amount_captured") or charge.number("amount") or 0
     is_full = charge.flag("refunded") or (back >= whole > 0)
-    currency = money.currency_code(charge.text("currency") or "usd")
     return said(
         charge,
         EventKind.REFUND if is_full else EventKind.PARTIAL_REFUND,
@@ -231,9 +238,8 @@ def refunded_charge_event(charge: Document, at: datetime | None, before: int = 0
         **_charge_names(charge, charge_id),
         customer_id=charge.reference("customer"),
         email=charge.part("billing_details").text("email"),
-        price=money.told(max(0, back - before), currency),
-        currency=currency,
-        refunded_total=money.told(back, currency),
+        refunded_total=_money(charge, back).get("price"),
+        **_money(charge, max(0, back - before)),
         is_refunded=is_full,
         occurred_at=at,
         inquiry=Inquiry.PAYMENT,
@@ -397,8 +403,8 @@ def _item(line: Document) -> Item:
             ids += [line.reference(name), line.part(name).reference("product")]
         else:
             ids.append(line.text(name))
-    quantity = line.number("quantity", low=0, high=100_000)
-    return Item(_present(*ids), max(1, 1 if quantity is None else quantity))
+    quantity = line.number("quantity")
+    return Item(_present(*ids), min(max(1, 1 if quantity is None else quantity), MOST_SEATS))
 
 
 def _only(items: tuple[Item, ...]) -> str | None:
@@ -425,10 +431,16 @@ def _word(metadata: Document, name: str) -> str | None:
 
 
 def _amount(obj: Document, name: str) -> dict[str, Any]:
-    amount, currency = obj.number(name), obj.text("currency")
-    if amount is None or currency is None:
+    amount = obj.number(name)
+    return {} if amount is None else _money(obj, amount)
+
+
+def _money(obj: Document, amount: int) -> dict[str, Any]:
+    """Empty for a currency of a kind that is not known yet: the sum stands in `raw`."""
+    try:
+        code = money.currency_code(obj.text("currency") or "")
+    except BadRequest:
         return {}
-    code = money.currency_code(currency)
     return {"price": money.told(amount, code), "currency": code}
 
 

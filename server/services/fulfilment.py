@@ -73,8 +73,9 @@ class Fulfilment:
         return entry
 
     def _is_used_up(self, event: PurchaseEvent) -> bool:
-        """Whether another sale came with the mark that is good for one."""
-        return any(e.once == event.once and e.sale_id != event.sale_id for e in self._marked(event))
+        """Whether the mark that is good for one order came with another one, or with another charge of this one."""
+        used = (e for e in self._marked(event) if e.once == event.once and e.sale_id != event.sale_id)
+        return any(_order(e) != _order(event) or e.event is event.event for e in used)
 
     def _keep_mark(self, books: Transaction, event: PurchaseEvent, seen: Entry) -> None:
         """A repeat that came another way may bring the mark that the first notice did not have."""
@@ -165,6 +166,7 @@ class Fulfilment:
         history = self.store.history([*event.names(), *names])
         before = fold(history)
         if grants is None:
+            event = _with_rhythm(event, history)
             sold = _sold(event, catalogue)
             product = sold[0].product if sold else None
             grants = self._grants(event, catalogue, sold, before)
@@ -261,6 +263,18 @@ class Fulfilment:
             for key, product in held
             if product is not None and product.duration_days is None
         )
+
+
+def _with_rhythm(event: PurchaseEvent, history: Sequence[Entry]) -> PurchaseEvent:
+    """A renewal that does not say for how long it is goes on as the charges before it."""
+    if event.event is not EventKind.RENEWAL or event.months is not None or event.paid_until is not None:
+        return event
+    known = [entry.months for entry in history if entry.event in CHARGES and entry.months is not None]
+    return msgspec.structs.replace(event, months=known[-1]) if known else event
+
+
+def _order(said: PurchaseEvent | Entry) -> str | None:
+    return said.subscription_id or said.sale_id
 
 
 def _line(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 import msgspec
 
@@ -23,7 +24,8 @@ from server.storage.base import Store
 
 log = logging.getLogger(__name__)
 
-REST = timedelta(seconds=30)  # for which a platform that did not answer is left alone, so that webhooks do not queue up
+# For how long a platform that did not answer is left alone, so that webhooks do not queue up; longer each time.
+RESTS = tuple(timedelta(seconds=s) for s in (2, 5, 10, 30))
 LONGEST_REST = timedelta(minutes=10)
 PATIENCE = timedelta(seconds=2)  # for all that one webhook asks: Gumroad waits 5 s, and each question may take 2
 
@@ -33,7 +35,7 @@ class Inquiries:
         self, store: Store, platforms: Mapping[str, Platform], fulfilment: Fulfilment, clock: Callable[[], datetime]
     ) -> None:
         self._store, self._platforms, self._fulfilment, self._clock = store, platforms, fulfilment, clock
-        self._resting: dict[str, tuple[datetime, PlatformUnreachable]] = {}
+        self._resting: dict[str, _Rest] = {}
 
     def record(self, events: Sequence[PurchaseEvent]) -> list[Entry]:
         """Ask what is to be asked, as long as there is time, then write it down. Raises StorageUnavailable."""
@@ -47,6 +49,10 @@ class Inquiries:
         newest = self._store.find_event(entry.identity) or entry
         if newest.inquiry is not None:
             self._fulfilment.record(self._settled(newest))
+
+    def wake(self) -> None:
+        """Let no platform rest any longer: somebody wants to know now."""
+        self._resting.clear()
 
     def can_look_up(self, source: str) -> bool:
         """Whether the platform can be asked for one sale."""
@@ -141,25 +147,35 @@ class Inquiries:
         platform = self._platforms.get(event.source)
         if platform is None:
             raise PlatformUnreachable(f"{event.source} is not configured any more")
-        until, why = self._resting.get(event.source, (self._clock(), None))
-        if why is not None and self._clock() < until:
-            raise PlatformUnreachable(why.detail, why.is_refused)
+        rest = self._resting.get(event.source)
+        if rest is not None and self._clock() < rest.until:
+            raise PlatformUnreachable(rest.why.detail, rest.why.is_refused)
         try:
-            return platform.answer(event)
+            answered = platform.answer(event)
         except BadRequest as error:
             raise _unreadable(event.source, error) from None
         except PlatformUnreachable as error:
-            self._resting[event.source] = (self._clock() + _rest(error), error)
+            failures = rest.failures + 1 if rest else 1
+            self._resting[event.source] = _Rest(self._clock() + _pause(error, failures), error, failures)
             raise
+        self._resting.pop(event.source, None)
+        return answered
+
+
+class _Rest(NamedTuple):
+    until: datetime
+    why: PlatformUnreachable
+    failures: int
 
 
 def _answered(event: PurchaseEvent) -> PurchaseEvent:
     return msgspec.structs.replace(event, inquiry=None)
 
 
-def _rest(error: PlatformUnreachable) -> timedelta:
-    wanted = timedelta(seconds=error.wait) if isinstance(error, RateLimited) else REST
-    return min(max(REST, wanted), LONGEST_REST)
+def _pause(error: PlatformUnreachable, failures: int) -> timedelta:
+    usual = RESTS[min(failures, len(RESTS)) - 1]
+    wanted = timedelta(seconds=error.wait) if isinstance(error, RateLimited) else usual
+    return min(max(usual, wanted), LONGEST_REST)
 
 
 def _unreadable(source: str, error: BadRequest) -> PlatformUnreachable:

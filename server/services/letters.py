@@ -17,7 +17,7 @@ SUSPICIOUS, PLATFORM = "alert_suspicious", "alert_platform"
 INQUIRY = "inquiry"  # no letter, but owed and tried again like one: what is to be asked of a platform
 
 LATE_SALE = timedelta(minutes=2)  # a renewal may overtake its sale; only then is it the owner's concern
-ASK_AGAIN = timedelta(minutes=1)
+ASK_AGAIN = timedelta(seconds=10)
 LOOK_AGAIN = timedelta(minutes=15)  # for a sale that its platform did not know: it may have been too young
 
 _OWED = {

@@ -51,18 +51,19 @@ class Outbox:
         self._told: set[str] = set()
 
     # ------------------------------------------------------------------------------------------------ sending
-    def send_due(self, limit: int | None = None, progress: Progress = no_progress) -> SendReport:
-        """Send what is owed and due, at most `limit` letters. Waits for no other process, and never raises for mail."""
+    def send_due(self, limit: int | None = None, progress: Progress = no_progress, by_hand: bool = False) -> SendReport:
+        """Send what is owed and due, at most `limit` letters; what is to be asked of a platform is asked at once where
+        somebody wants it (`by_hand`). Waits for no other process, and never raises for mail."""
         try:
             with self._box.turn():
-                return self._take_turn(limit, progress)
+                return self._take_turn(limit, progress, by_hand)
         except StorageUnavailable:
             return SendReport(next_due=BUSY, busy=True)
 
-    def _take_turn(self, limit: int | None, progress: Progress) -> SendReport:
+    def _take_turn(self, limit: int | None, progress: Progress, by_hand: bool) -> SendReport:
         try:
             self._enrol()
-            report = self._sender.work_off(limit, progress)
+            report = self._sender.work_off(limit, progress, by_hand)
             if report.refusal:
                 self.alert(PLATFORM, report.refusal)
             waiting, now = self._box.waiting(), self._clock()

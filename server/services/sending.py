@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 GIVE_UP = timedelta(days=7)
 BACKOFF = tuple(timedelta(minutes=m) for m in (1, 5, 15, 60, 180, 360, 720, 1440))
-INQUIRY_BACKOFF = BACKOFF[:4]  # a license may rest on the answer
+INQUIRY_BACKOFF = (timedelta(seconds=20), *BACKOFF[:4])  # a license may rest on the answer
 PAUSES = tuple(timedelta(seconds=s) for s in (30, 60, 120, 300))  # in which a mail server in trouble is left alone
 SERVER = "server"  # the note that tells how the mail server was last found
 _GROUP, _GROUP_FOR = 20, timedelta(seconds=1)  # sent letters that are written down together
@@ -73,10 +73,12 @@ class Sender:
         self.box, self.mailer, self.settings, self.clock = store.letterbox, mailer, settings, clock
         self.subjects, self.inquiries, self._catalogue = LetterSubjects(store), inquiries, catalogue
 
-    def work_off(self, limit: int | None, progress: Progress) -> SendReport:
+    def work_off(self, limit: int | None, progress: Progress, by_hand: bool = False) -> SendReport:
         """Send what is due, at most `limit` letters; the caller holds the turn. Raises StorageUnavailable."""
         run, now = _Run(self), self.clock()
-        due = [letter for letter in self.box.waiting() if letter.next_at is None or letter.next_at <= now]
+        due = [x for x in self.box.waiting() if not x.next_at or x.next_at <= now or (by_hand and x.kind == INQUIRY)]
+        if by_hand:
+            self.inquiries.wake()
         inquiries = [letter for letter in due if letter.kind == INQUIRY]
         try:
             run.ask(inquiries[:limit], progress)

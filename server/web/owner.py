@@ -220,4 +220,4 @@ def outbox() -> Response:
 def send() -> Response:
     """For a scheduled task on another machine: send what is due now and tell how it went."""
     services().store.tidy()
-    return answer(services().outbox.send_due())
+    return answer(services().outbox.send_due(by_hand=True))

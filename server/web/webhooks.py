@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 from flask import Blueprint, Response, request
 
 from server.domain.keys import license_id
-from server.domain.purchase import Entry
+from server.domain.purchase import PAID, Entry
 from server.errors import PlatformOff, Unverified
 from server.platforms import WebhookRequest
 from server.web.responses import answer, raw_body
@@ -20,8 +20,9 @@ blueprint = Blueprint("webhooks", __name__)
 
 @blueprint.post("/api/v1/webhooks/<platform>")
 def receive(platform: str) -> Response:
-    first = take(platform)[0]
-    return answer({"received": True, "outcome": first.outcome, "license_keys": first.license_keys})
+    entries = take(platform)
+    told = next((entry for entry in entries if entry.event in PAID), entries[0])
+    return answer({"received": True, "outcome": told.outcome, "license_keys": told.license_keys})
 
 
 @blueprint.post("/webhooks/stripe")  # the older door

@@ -13,7 +13,7 @@ import pytest
 
 from server.domain.purchase import EventKind, PurchaseEvent, Standing
 from server.errors import BadRequest, Unverified
-from server.platforms import WebhookRequest
+from server.platforms import WebhookRequest, jvzoo
 from server.platforms.jvzoo import JVZoo
 from tests.conftest import settings_for
 from tests.jvzoo_notices import KEY, TEAM, Notice, cverify, legacy, posted, signed, v1, v2
@@ -372,7 +372,7 @@ def test_the_customer_and_the_parent_of_an_upsell():
 
 def test_a_paykey_is_the_mark_of_one_charge():
     told = [event(v2("R1", word)).once for word in ("SALE", "BILL", "RFND", "CGBK", "INSF", "TEST_SALE")]
-    assert told == ["AP-R1", "AP-R1", None, None, None, None]
+    assert told == ["AP-R1", "AP-R1", "AP-R1", "AP-R1", "AP-R1", None]
     assert event(v1("R1")).once is None
 
 
@@ -381,9 +381,8 @@ def test_a_paykey_is_the_mark_of_one_charge():
     [
         (v1, "ctransaction"),
         (v1, "ctransreceipt"),
-        (v1, "cproditem"),
         (v2, "transaction_id"),
-        (v2, "product_id"),
+        (v2, "paykey"),
         (v2, "transaction_type"),
     ],
 )
@@ -411,3 +410,81 @@ def test_the_older_shape_says_its_id_and_its_type_elsewhere():
         "47.00",
     )
     assert event(legacy("T1"), jvzoo_legacy_signature="on").subscription_id == "T1"
+
+
+# ---------------------------------------------------------------------------------------------------- recut notices
+def renamed(notice: Notice, **names: str) -> bytes:
+    """A genuine notice's values and signature, some of them under other names."""
+    signature = cverify(notice)
+    return posted({names.get(name, name): value for name, value in notice.items()} | {"cverify": signature})
+
+
+@pytest.mark.parametrize(
+    ("genuine", "names"),
+    [
+        (v1("R1"), {"ctransreceipt": "ctransr0", "ctranstime": "ctransreceipt"}),
+        (v1("R1"), {"ctransreceipt": "ctransr0", "ctranstime": "ctransr1", "ctransvendor": "ctransreceipt"}),
+        (v1("R1", ccuststate="427079"), {"cproditem": "cprodj", "ccuststate": "cproditem"}),
+        (
+            v1("R1", "RFND", cupsellreceipt="P1"),
+            {
+                "ctransreceipt": "ctransr0",
+                "ctranstime": "ctransr1",
+                "ctransvendor": "ctransr2",
+                "cupsellreceipt": "ctransreceipt",
+            },
+        ),
+    ],
+    ids=["the time as receipt", "the vendor as receipt", "another product", "the parent's refund"],
+)
+def test_a_genuine_notice_under_other_names_is_refused(genuine, names):
+    assert not refused(signed(genuine))
+    assert sorted(names.get(name, name) for name in sorted(genuine)) == [
+        names.get(name, name) for name in sorted(genuine)
+    ]  # the values keep their order, so the signature is right
+    assert refused(renamed(genuine, **names))
+
+
+def test_a_notice_that_is_cut_elsewhere_is_refused():
+    """A buyer who types a `|` parts one value into two."""
+    cut = v1("R1", ctransaffiliate="0|47.00", ctransamount="PYPL", ctranspaymentmethod="R1", ctransreceipt="1793905136")
+    cut |= {"ctranstime": "1140863", "ctransvendor": "", "cupsellreceipt": "x", "cvendthru": "y"}
+    genuine = v1("R1", cvendthru="x|y")
+    assert cverify(cut) == cverify(genuine)
+    assert not refused(signed(genuine))
+    assert refused(signed(cut))
+
+
+def test_what_people_write_may_hold_a_bar():
+    assert not refused(signed(v1("R1", ccustname="Jane | Doe", cprodtitle="Wave | for ever", cvendthru="a|b")))
+
+
+def test_a_notice_with_a_field_more_is_believed_and_with_a_bar_as_well_is_not():
+    assert not refused(signed(v1("R1", Submit="1", ctransnew="2")))
+    assert refused(signed(v1("R1", ctransnew="2", ccustname="Jane | Doe")))
+
+
+def test_a_version_1_notice_that_is_recut_as_version_2_is_refused():
+    genuine = v1("R1", cvendthru="x|SALE|2026-11-05 10:00:00", caffitid="AP-1")
+    values = [str(genuine[name]) for name in sorted(genuine)]
+    *start, word, moment = "|".join(values).split("|")
+    recut = v2("EVIL", paykey=start[0], customer_email=start[1], product_name="|".join(start[2:]))
+    recut |= {"transaction_type": word, "date": moment}
+    assert posted(recut | {"cverify": cverify(genuine)}) != b""
+    assert refused(posted(recut | {"cverify": cverify(genuine)}))
+
+
+def test_mutant_believing_any_names_is_caught(monkeypatch):
+    monkeypatch.setattr(jvzoo, "require_uncut", lambda form: None)
+    with pytest.raises(AssertionError):
+        test_a_genuine_notice_under_other_names_is_refused(
+            v1("R1"), {"ctransreceipt": "ctransr0", "ctranstime": "ctransreceipt"}
+        )
+    with pytest.raises(AssertionError):
+        test_a_notice_that_is_cut_elsewhere_is_refused()
+
+
+def test_mutant_a_product_name_of_any_length_is_caught(monkeypatch):
+    monkeypatch.setattr(jvzoo, "_MOST_BARS", 1000)
+    with pytest.raises(AssertionError):
+        test_a_version_1_notice_that_is_recut_as_version_2_is_refused()

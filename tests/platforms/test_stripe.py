@@ -362,7 +362,6 @@ def test_an_event_without_a_mode_is_a_test():
         ("amount_total", True),
         ("created", 10**11),
         ("created", "2026-11-06T21:20:00Z"),
-        ("currency", "dollars"),
         ("customer_details", []),
         ("metadata", "wave"),
         ("payment_intent", ["pi_1"]),
@@ -572,7 +571,7 @@ def test_what_keeps_stripe_from_answering_is_told_apart(odd, question):
 @pytest.mark.parametrize(
     "items",
     [
-        [bought(quantity=10**9)],
+        [bought(quantity=10**13)],
         [bought() | {"quantity": "3"}],
         [bought() | {"price": [3]}],
         [{"price": {"id": "price_1", "recurring": {"interval": "month", "interval_count": 10**9}}}],

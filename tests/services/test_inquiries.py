@@ -14,7 +14,7 @@ from server.domain.purchase import EventKind, Inquiry, PurchaseEvent
 from server.errors import BadRequest, Disowned, PlatformUnreachable
 from server.platforms.base import Platform, Row, WebhookRequest, event_of_row
 from server.platforms.web_client import NoSuchSale, RateLimited
-from server.services.inquiries import LONGEST_REST, REST, Inquiries
+from server.services.inquiries import LONGEST_REST, RESTS, Inquiries
 from tests.services.mail_room import CATALOGUE, NOW, Shop
 
 
@@ -148,8 +148,8 @@ def test_one_webhook_asks_no_longer_than_its_sender_waits(shop, inquiries, oracl
 @pytest.mark.parametrize(
     ("error", "rest"),
     [
-        (down(), REST),
-        (RateLimited("slowly", 1.0), REST),
+        (down(), RESTS[0]),
+        (RateLimited("slowly", 1.0), RESTS[0]),
         (RateLimited("slowly", 90.0), timedelta(seconds=90)),
         (RateLimited("slowly", 1e9), LONGEST_REST),
     ],
@@ -163,6 +163,24 @@ def test_a_platform_that_does_not_answer_is_left_alone(shop, inquiries, oracle, 
     shop.clock.forward(seconds=1)
     inquiries.record([sold("s4")])
     assert len(oracle.asked) == 2
+
+
+def test_who_stays_silent_is_left_alone_longer_and_longer(shop, inquiries, oracle):
+    oracle.says, asked = down(), []
+    for second in range(120):
+        inquiries.record([sold(f"s{second}")])
+        if len(oracle.asked) > len(asked):
+            asked.append(second)
+        shop.clock.forward(seconds=1)
+    assert asked == [0, 2, 7, 17, 47, 77, 107]
+    oracle.says = None
+    shop.clock.forward(minutes=1)
+    inquiries.record([sold("answered")])
+    oracle.says = down()
+    inquiries.record([sold("first again")])
+    shop.clock.forward(seconds=2)
+    inquiries.record([sold("soon again")])
+    assert len(oracle.asked) == len(asked) + 3
 
 
 def test_another_platform_is_asked_all_the_same(shop, oracle):
@@ -284,7 +302,7 @@ def test_who_can_be_asked_for_one_sale(inquiries, oracle):
 def test_mutant_a_refusal_that_is_forgotten_during_the_rest_is_caught(shop, inquiries, oracle, monkeypatch):
     class Forgetful(dict):
         def __setitem__(self, name: str, kept: Any) -> None:
-            super().__setitem__(name, (kept[0], down()))
+            super().__setitem__(name, kept._replace(why=down()))
 
     monkeypatch.setattr(inquiries, "_resting", Forgetful())
     with pytest.raises(AssertionError):

@@ -353,12 +353,13 @@ LIFE = [
     at(16, "customer.subscription.resumed", subscription()),
 ]
 RARE = [refunded(5, 1, 2500), ended(70), disputed(80, "lost", number=3, id="du_3")]  # after which little else shows
-ORDER = [
+LATE = [  # a checkout is paid at once, or days later, and never both
     at(0, COMPLETED, wave(payment_status="unpaid")),
-    at(0, COMPLETED, wave()),
     at(1, SUCCEEDED, wave()),
-    at(4, EXPIRED, wave(payment_status="unpaid")),
     at(4, "checkout.session.async_payment_failed", wave(payment_status="unpaid")),
+]
+ORDER = [
+    at(4, EXPIRED, wave(payment_status="unpaid")),
     refunded(3, back=1000),
     refunded(4, back=2500),
     refunded(5),
@@ -402,7 +403,7 @@ class Cabinet:
 
 def drawn(chance: random.Random) -> list[Json]:
     """Some of what may be told of one purchase."""
-    pool = chance.choice([LIFE, LIFE, LIFE + RARE, ORDER])
+    pool = chance.choice([LIFE, LIFE, LIFE + RARE, [at(0, COMPLETED, wave()), *ORDER], LATE + ORDER])
     return chance.sample(pool, chance.randint(3, min(12, len(pool))))
 
 

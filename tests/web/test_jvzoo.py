@@ -285,7 +285,7 @@ def test_without_its_secret_key_every_door_is_shut(tmp_path, clock, door):
         assert (answered.status_code, answered.json["errors"][0]["code"]) == (404, "PLATFORM_NOT_CONFIGURED")
 
 
-@pytest.mark.parametrize("notice", [v1(""), v1("R1", ""), v1("R1", product=""), v2(""), v2("R1", product="")])
+@pytest.mark.parametrize("notice", [v1(""), v1("R1", ""), v2(""), v2("R1", paykey="")])
 def test_a_proven_notice_without_what_matters_is_a_400(shop, notice):
     answered = shop.send(signed(notice))
     assert (answered.status_code, "is missing" in answered.json["errors"][0]["detail"]) == (400, True)
@@ -431,3 +431,30 @@ def test_a_renewal_of_a_sale_that_was_told_as_standard_finds_it(shop, sale_first
         None,
         "extended" if sale_first else "issued",
     )
+
+
+@pytest.mark.parametrize("word", ["RFND", "CGBK", "INSF", "CANCEL-REBILL"])
+def test_who_changes_the_receipt_of_a_genuine_notice_takes_nothing_from_another_order(shop, word):
+    """The receipt is not signed in version 2, and the paykey is."""
+    mine, other = shop.sells(v2("R1")), shop.sells(v2("R2"))
+    before = shop.licenses()
+    assert shop.tell(v2("R2", word, paykey="AP-R1"))["outcome"] == "ignored"
+    assert shop.licenses() == before
+    shop.tell(v2("R1", "RFND"))
+    assert (shop.code(mine), shop.code(other)) == ("SUSPENDED", "VALID")
+
+
+def test_a_first_renewal_may_come_with_the_sales_paykey_and_the_next_one_with_its_own(shop):
+    shop.sells(v2("R1", product=TEAM))
+    outcomes = [
+        shop.tell(v2(receipt, "BILL", TEAM, paykey=paykey))["outcome"]
+        for receipt, paykey in [("R1-B001", "AP-R1"), ("R1-B002", "AP-R1"), ("R1-B003", "AP-3"), ("R1-B004", "AP-3")]
+    ]
+    assert outcomes == ["extended", "ignored", "extended", "ignored"]
+
+
+@pytest.mark.parametrize("make", [v1, v2])
+def test_a_sale_of_a_product_that_is_not_named_waits_and_its_refund_counts(shop, make):
+    assert shop.tell(make("R1", product=""))["outcome"] == "unmapped"
+    shop.sells(make("R2"))
+    assert shop.tell(make("R2", "RFND", product=""))["outcome"] == "revoked"

@@ -426,7 +426,7 @@ def test_it_is_asked_again_with_longer_and_longer_pauses(shop, api, clock):
         shop.later(seconds=30)
         if len(api.asked) > before:
             asked[int((clock.now - begun).total_seconds() // 60)] = len(api.asked) - before
-    assert list(asked) == [1, 2, 7, 22, *range(82, 24 * 60, 60)]
+    assert list(asked) == [0, 1, 2, 7, 22, *range(82, 24 * 60, 60)]
     assert set(asked.values()) == {1}
 
 
@@ -665,7 +665,7 @@ def test_mutant_no_read_back_is_caught(shop, api, monkeypatch):
 
 
 def test_mutant_a_platform_that_is_never_left_alone_is_caught(shop, api, clock, short_patience, monkeypatch):
-    monkeypatch.setattr(inquiries, "REST", timedelta(0))
+    monkeypatch.setattr(inquiries, "RESTS", (timedelta(0),))
     assert is_red(test_a_platform_that_hangs_delays_the_first_webhook_alone, shop, api, clock, short_patience)
 
 
@@ -680,6 +680,15 @@ def test_mutant_judging_a_license_by_a_forged_repeat_is_caught(shop, api, clock,
 def test_mutant_withdrawing_a_license_that_others_rest_on_is_caught(shop, api, monkeypatch):
     monkeypatch.setattr(Inquiries, "_is_license_of", lambda self, entry: entry.grants != ())
     assert is_red(test_a_forged_sale_of_somebody_elses_subscription_does_not_end_it, shop, api)
+
+
+def test_who_runs_the_outbox_by_hand_has_open_questions_asked_at_once(shop, api):
+    api.down()
+    key = shop.sale("s1")
+    api.up()
+    api.add(sale("s1"))
+    assert shop.post_office.send_due(by_hand=True).answered == 1
+    assert (shop.code(key), shop.record["expiry_date"]) == ("VALID", None)
 
 
 # ---------------------------------------------------------------------------------------------------- too young to know

@@ -29,7 +29,7 @@ from tests.stripe_shop import (
 )
 
 OWNER, ANN = "owner@shop.example", "ann@example.com"
-COMPLETED = "checkout.session.completed"
+COMPLETED, SUCCEEDED = "checkout.session.completed", "checkout.session.async_payment_succeeded"
 FIRST_END, SECOND_END, THIRD_END = "2026-12-06T21:20:30Z", "2027-01-05T21:20:30Z", "2027-02-04T21:20:30Z"
 BOTH_SHAPES = pytest.mark.parametrize("old", [False, True], ids=["basil", "before basil"])
 
@@ -1172,6 +1172,60 @@ def test_an_invoice_that_comes_before_its_checkout_alarms_nobody(tmp_path, clock
     shop.sells(team())
     clock.forward(minutes=10)
     assert [kind for kind, _ in shop.letters()] == ["delivery"]
+
+
+@pytest.mark.parametrize("status", ["unpaid", "paused"])
+def test_a_renewal_that_is_dated_by_an_old_payment_lifts_what_came_before_it(shop, status):
+    """Resent, imported or paid out of band, an invoice may say that it was paid long ago."""
+    key = shop.subscribes()
+    updated(shop, {"status": "active"}, 20 * DAY, status=status)
+    assert shop.code(key) == "SUSPENDED"
+    late = later_invoice()
+    late["status_transitions"] |= {"paid_at": WHEN, "finalized_at": WHEN}
+    shop.tell("invoice.paid", late, created=WHEN + 21 * DAY)
+    assert shop.code(key) == "VALID"
+
+
+def test_of_two_invoices_dated_alike_the_one_that_is_paid_longer_tells_the_seats(shop):
+    shop.subscribes()
+    late = later_invoice(quantity=5) | {"id": "in_0"}
+    late["status_transitions"] = first_invoice()["status_transitions"]
+    shop.tell("invoice.paid", late, created=WHEN + 30)
+    assert shop.record["max_devices"] == 10
+
+
+def test_metered_quantities_and_unknown_currencies_hold_up_nobody(shop):
+    key = shop.subscribes()
+    shop.tell("invoice.paid", later_invoice(quantity=5_000_000, currency="usdc"))
+    assert (shop.code(key), shop.record["expiry_date"], shop.ledger()[-1]["price"]) == ("VALID", SECOND_END, None)
+
+
+def test_line_items_that_come_with_the_event_need_not_be_asked_for(shop):
+    items = {"object": "list", "data": [bought(quantity=3)], "has_more": False}
+    shop.sells(wave(payment_link=None) | {"line_items": items})
+    assert (shop.record["product_id"], shop.record["max_devices"]) == ("wave", 3)
+
+
+def test_what_is_paid_days_after_the_checkout_runs_from_its_payment(shop):
+    sold = wave(payment_link="plink_team", payment_status="unpaid")
+    shop.tell(COMPLETED, sold)
+    shop.tell(SUCCEEDED, sold | {"payment_status": "paid"}, created=WHEN + 5 * DAY)
+    assert shop.record["expiry_date"] == "2026-12-11T21:20:00Z"
+
+
+def test_the_sale_says_what_was_sold_and_not_its_invoice(shop):
+    """The link is mapped to one product, and the price that the invoice names to another."""
+    shop.sells(team(payment_link=None, metadata={"product_id": "solo"}))
+    shop.tell("invoice.paid", first_invoice())
+    assert (shop.record["product_id"], shop.record.get("max_devices", 1)) == ("solo", 1)
+
+
+@pytest.mark.parametrize("before", ["unpaid", "paused", "past_due"])
+def test_a_subscription_that_ended_has_ended_whatever_came_before(shop, before):
+    key = shop.subscribes()
+    updated(shop, {"status": "active"}, 10 * DAY, status=before)
+    shop.tell("customer.subscription.deleted", ended())
+    assert (shop.record["inactive_reason"], shop.code(key)) == ("ended", "EXPIRED")
 
 
 # ---------------------------------------------------------------------------------------------------- carts
