@@ -197,6 +197,10 @@ def _said(entry: Entry) -> Iterator[str]:
         yield f"product: {entry.product_name}"
     if entry.part_of:
         yield f"the same charge as {entry.part_of}"
+    for item in entry.unmapped_items:
+        yield f"nobody mapped {item.ids[-1]}, which waits in a line of its own"
+    if entry.is_item:
+        yield f"only {entry.source_product_id} of it"
     if entry.standing is not None:
         yield f"the subscription is {_STANDS[entry.standing]}"
     if entry.effective_at is not None and entry.event not in CHARGES:
