@@ -15,7 +15,9 @@ import msgspec
 
 from server.domain.purchase import EventKind, PurchaseEvent
 from server.errors import BadSignature, Unprocessable
+from server.platforms import stripe_billing as billing
 from server.platforms import stripe_objects as objects
+from server.platforms import stripe_reversals as reversals
 from server.platforms.base import Page, Platform, Row, WebhookRequest, event_of_row, kind_of_row
 from server.platforms.document import Document
 from server.platforms.stripe_api import StripeApi
@@ -37,24 +39,24 @@ READERS: dict[str, Callable[[Occasion], list[PurchaseEvent]]] = {  # anything el
     "checkout.session.async_payment_succeeded": lambda said: [objects.session_event(said.obj, said.at, is_late=True)],
     "checkout.session.async_payment_failed": lambda said: [objects.session_event(said.obj, said.at, is_over=True)],
     "checkout.session.expired": lambda said: [objects.session_event(said.obj, said.at, is_over=True)],
-    "invoice.paid": lambda said: [objects.invoice_event(said.obj, said.at)],
-    "invoice.payment_succeeded": lambda said: [objects.invoice_event(said.obj, said.at)],
-    "invoice.payment_failed": lambda said: [objects.failed_invoice_event(said.obj, said.at)],
-    "invoice_payment.paid": lambda said: [objects.invoice_payment_event(said.obj)],
-    "customer.subscription.updated": lambda said: objects.subscription_events(said.obj, said.before, said.at),
-    "customer.subscription.deleted": lambda said: [objects.ended_subscription_event(said.obj, said.at)],
-    "customer.subscription.paused": lambda said: [objects.paused_subscription_event(said.obj, said.at)],
-    "customer.subscription.resumed": lambda said: [objects.resumed_subscription_event(said.obj, said.at)],
-    "charge.refunded": lambda said: [objects.refunded_charge_event(said.obj, said.at, _refunded_before(said))],
-    "refund.created": lambda said: [objects.refund_event(said.obj, said.at)],
-    "refund.updated": lambda said: [objects.refund_event(said.obj, said.at)],
-    "refund.failed": lambda said: [objects.refund_event(said.obj, said.at)],
-    "charge.refund.updated": lambda said: [objects.refund_event(said.obj, said.at)],
-    "charge.dispute.created": lambda said: [objects.dispute_event(said.obj, said.at)],
-    "charge.dispute.updated": lambda said: [objects.dispute_event(said.obj, said.at)],
-    "charge.dispute.funds_withdrawn": lambda said: [objects.dispute_event(said.obj, said.at)],
-    "charge.dispute.funds_reinstated": lambda said: [objects.dispute_event(said.obj, said.at)],
-    "charge.dispute.closed": lambda said: [objects.dispute_event(said.obj, said.at, is_closed=True)],
+    "invoice.paid": lambda said: [billing.invoice_event(said.obj, said.at)],
+    "invoice.payment_succeeded": lambda said: [billing.invoice_event(said.obj, said.at)],
+    "invoice.payment_failed": lambda said: [billing.failed_invoice_event(said.obj, said.at)],
+    "invoice_payment.paid": lambda said: [billing.invoice_payment_event(said.obj)],
+    "customer.subscription.updated": lambda said: billing.subscription_events(said.obj, said.before, said.at),
+    "customer.subscription.deleted": lambda said: [billing.ended_subscription_event(said.obj, said.at)],
+    "customer.subscription.paused": lambda said: [billing.paused_subscription_event(said.obj, said.at)],
+    "customer.subscription.resumed": lambda said: [billing.resumed_subscription_event(said.obj, said.at)],
+    "charge.refunded": lambda said: [reversals.refunded_charge_event(said.obj, said.at, _refunded_before(said))],
+    "refund.created": lambda said: [reversals.refund_event(said.obj, said.at)],
+    "refund.updated": lambda said: [reversals.refund_event(said.obj, said.at)],
+    "refund.failed": lambda said: [reversals.refund_event(said.obj, said.at)],
+    "charge.refund.updated": lambda said: [reversals.refund_event(said.obj, said.at)],
+    "charge.dispute.created": lambda said: [reversals.dispute_event(said.obj, said.at)],
+    "charge.dispute.updated": lambda said: [reversals.dispute_event(said.obj, said.at)],
+    "charge.dispute.funds_withdrawn": lambda said: [reversals.dispute_event(said.obj, said.at)],
+    "charge.dispute.funds_reinstated": lambda said: [reversals.dispute_event(said.obj, said.at)],
+    "charge.dispute.closed": lambda said: [reversals.dispute_event(said.obj, said.at, is_closed=True)],
 }
 
 

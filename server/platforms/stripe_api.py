@@ -13,7 +13,9 @@ import msgspec
 
 from server.domain.purchase import EventKind, Inquiry, PurchaseEvent
 from server.errors import BadRequest, PlatformUnreachable
+from server.platforms import stripe_billing as billing
 from server.platforms import stripe_objects as objects
+from server.platforms import stripe_reversals as reversals
 from server.platforms.base import Page
 from server.platforms.document import Document
 from server.platforms.web_client import RateLimited, is_loopback
@@ -59,7 +61,7 @@ class StripeApi:
         wanted: Any = {"payment": payment, "expand": ["data.invoice"]}
         found = list(self._found(lambda: self._quick.v1.invoice_payments.list(wanted)).parts("data"))
         invoices = [invoice for one in found if (invoice := one.reference("invoice"))]
-        subscriptions = [name for one in found if (name := objects.subscription_of_payment(one))]
+        subscriptions = [name for one in found if (name := billing.subscription_of_payment(one))]
         return msgspec.structs.replace(
             event,
             inquiry=None,
@@ -72,7 +74,7 @@ class StripeApi:
         charge = self._found(lambda: self._quick.v1.charges.retrieve(charge_id)) if charge_id else Document({})
         if "refunded" not in charge:
             return msgspec.structs.replace(event, inquiry=None)
-        return objects.settled_dispute_event(event, charge, datetime.now(UTC).replace(microsecond=0))
+        return reversals.settled_dispute_event(event, charge, datetime.now(UTC).replace(microsecond=0))
 
     def _found(self, ask: Callable[[], Any]) -> Document:
         """What was asked for; empty where Stripe has no such."""
@@ -143,23 +145,25 @@ def _read_session(session: Document) -> PurchaseEvent | None:
 
 
 def _read_invoice(invoice: Document) -> PurchaseEvent | None:
-    return objects.invoice_event(invoice)
+    return billing.invoice_event(invoice)
 
 
 def _read_charge(charge: Document) -> PurchaseEvent | None:
-    return objects.refunded_charge_event(charge, None) if charge.number("amount_refunded") else None
+    return reversals.refunded_charge_event(charge, None) if charge.number("amount_refunded") else None
 
 
 def _read_refund(refund: Document) -> PurchaseEvent | None:
     """The refund's moment, and how its charge stands with it."""
     charge = refund.part("charge") if isinstance(refund.values.get("charge"), dict) else Document({})
     if refund.text("status") in ("failed", "canceled"):
-        return objects.refund_event(refund, refund.moment("created"))
-    return objects.refunded_charge_event(charge, refund.moment("created")) if charge.number("amount_refunded") else None
+        return reversals.refund_event(refund, refund.moment("created"))
+    return (
+        reversals.refunded_charge_event(charge, refund.moment("created")) if charge.number("amount_refunded") else None
+    )
 
 
 def _read_dispute(dispute: Document) -> PurchaseEvent | None:
-    return objects.dispute_event(dispute, dispute.moment("created"), is_closed=True)
+    return reversals.dispute_event(dispute, dispute.moment("created"), is_closed=True)
 
 
 READERS: dict[str, Callable[[Document], PurchaseEvent | None]] = {
