@@ -15,6 +15,7 @@ from server.domain.license import License, Reason
 from server.domain.purchase import (
     CHARGES,
     ISSUING,
+    PAID,
     Entry,
     EventKind,
     Grant,
@@ -75,7 +76,7 @@ class Fulfilment:
     def _is_used_up(self, event: PurchaseEvent) -> bool:
         """Whether the mark that is good for one order came with another one, or with another charge of this one."""
         used = (e for e in self._marked(event) if e.once == event.once and e.sale_id != event.sale_id)
-        return any(_order(e) != _order(event) or e.event is event.event for e in used)
+        return any(_order(e) != _order(event) or (e.event is event.event and event.event in PAID) for e in used)
 
     def _keep_mark(self, books: Transaction, event: PurchaseEvent, seen: Entry) -> None:
         """A repeat that came another way may bring the mark that the first notice did not have."""
@@ -269,8 +270,9 @@ def _with_rhythm(event: PurchaseEvent, history: Sequence[Entry]) -> PurchaseEven
     """A renewal that does not say for how long it is goes on as the charges before it."""
     if event.event is not EventKind.RENEWAL or event.months is not None or event.paid_until is not None:
         return event
-    known = [entry.months for entry in history if entry.event in CHARGES and entry.months is not None]
-    return msgspec.structs.replace(event, months=known[-1]) if known else event
+    known = [entry for entry in history if entry.event in CHARGES and entry.months is not None]
+    last = max(known, key=lambda entry: entry.order_key, default=None)
+    return msgspec.structs.replace(event, months=last.months) if last else event
 
 
 def _order(said: PurchaseEvent | Entry) -> str | None:

@@ -112,9 +112,7 @@ class Reconciliation:
         self._store, self._fulfilment, self._inquiries = store, fulfilment, inquiries
         self._repair, self._clock, self._sleep = Repair(store, fulfilment, inquiries), clock, sleep
         self.unchecked = 0
-        self._payments: dict[
-            str | None, PurchaseEvent
-        ] = {}  # what was traced, by payment: several events are about one
+        self._payments: dict[str | None, PurchaseEvent] = {}  # what was traced; several events may be about one
 
     def compare(
         self,

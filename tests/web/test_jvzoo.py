@@ -453,6 +453,12 @@ def test_a_first_renewal_may_come_with_the_sales_paykey_and_the_next_one_with_it
     assert outcomes == ["extended", "ignored", "extended", "ignored"]
 
 
+def test_failures_may_come_with_the_paykey_of_the_last_charge(shop):
+    shop.sells(v2("R1", product=TEAM))
+    for receipt in ("R1-B001", "R1-B002"):
+        assert shop.tell(v2(receipt, "INSF", TEAM, paykey="AP-R1"))["outcome"] == "recorded"
+
+
 @pytest.mark.parametrize("make", [v1, v2])
 def test_a_sale_of_a_product_that_is_not_named_waits_and_its_refund_counts(shop, make):
     assert shop.tell(make("R1", product=""))["outcome"] == "unmapped"
