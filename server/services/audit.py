@@ -94,7 +94,7 @@ class PurchaseAuditLog:
 
     def get_purchase_stats(self) -> dict[str, Any]:
         """`total_purchases` counts the charges that count in `gross_revenue`: sales and renewals, and what the owner
-        issued at a price; no tests, each once. `total_revenue` is net of what was refunded or charged back in full.
+        issued at a price; no tests, each once. `total_revenue` is net of what was refunded or charged back.
         `by_source` divides `total_purchases`; `by_event` counts lines of the ledger, tests and all."""
         return revenue.purchase_stats(self._store)
 

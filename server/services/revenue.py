@@ -2,8 +2,9 @@
 
 A charge is a sale or a renewal, or what the owner issued, imported or fulfilled at a price. It counts once, however
 many lines complete it; a test never does. What was refunded in full or charged back is taken off again (by the fold's
-own rule: a refund means the charges whose sale id or link it names). A partial refund is only recorded, since platforms
-tell no sum with it. Amounts are minor units of their currency; currencies are never summed.
+own rule: a refund means the charges whose sale id or link it names), and of a partial refund the sum, where the
+platform tells one: Stripe does, Gumroad does not. Amounts are minor units of their currency; currencies are never
+summed.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ TOP = 10
 
 # Plain words: to look up an Enum's member costs as much as to decode a field.
 _REFUND, _REFUND_FAILED, _DISPUTE_LOST = map(str, (EventKind.REFUND, EventKind.REFUND_FAILED, EventKind.DISPUTE_LOST))
-_REVERSALS = frozenset({_REFUND, _REFUND_FAILED, _DISPUTE_LOST})
+_PARTIAL = str(EventKind.PARTIAL_REFUND)
+_REVERSALS = frozenset({_REFUND, _REFUND_FAILED, _DISPUTE_LOST, _PARTIAL})
 _RENEWAL = str(EventKind.RENEWAL)
 _LINKING = str(EventKind.IGNORED)
 _UNMAPPED, _PENDING = str(Outcome.UNMAPPED), str(Outcome.PENDING)
 
+ALL = -1  # of a charge went back
 Name = tuple[str, str | None]
 Money = Counter[str]  # minor units by currency
 
@@ -75,6 +78,9 @@ class Reversal(msgspec.Struct, gc=False):
     incident: str | None = None
     links: tuple[str, ...] = ()
     occurred_at: str | None = None
+    price: str | None = None
+    currency: str | None = None
+    refunded_total: str | None = None
     revision: int = 0
     part_of: str | None = None
 
@@ -108,18 +114,23 @@ class Reversals:
                 linking.append(line)
         self._failures = [line for line in found if line.event == _REFUND_FAILED]
         stand = [line for line in found if self.stands(line)]
-        self._names: set[Name] = {(line.source, name) for line in stand for name in line.names}
-        self._spread(linking)
+        self._names = _spread({(line.source, name) for line in stand for name in line.names}, linking)
+        self._parts = [
+            (_spread({(line.source, name) for name in line.names}, linking), sum_)
+            for line in _last_of_each([line for line in found if line.event == _PARTIAL])
+            if (sum_ := self._part(line)) is not None
+        ]
+        self._parted = {name for names, _ in self._parts for name in names}
 
-    def _spread(self, linking: list[Reversal]) -> None:
-        """A payment that was refunded is the invoice's that it paid, where a line says so."""
-        before = -1
-        while before != len(self._names):
-            before = len(self._names)
-            for line in linking:
-                names = {(line.source, name) for name in line.names}
-                if not names.isdisjoint(self._names):
-                    self._names |= names
+    def _part(self, line: Reversal) -> tuple[str, int] | None:
+        """What went back of a payment so far, less what failed of it afterwards."""
+        total = amount(line.refunded_total, line.currency)
+        if total is None:
+            return None
+        came_back = (
+            amount(f.price, f.currency) for f in self._failures if f.which == line.which and _is_later(f, line)
+        )
+        return total[0], max(0, total[1] - sum(sum_[1] for sum_ in came_back if sum_))
 
     def stands(self, line: Reversal | Entry) -> bool:
         """Whether by this line money went back, and stayed there."""
@@ -132,10 +143,42 @@ class Reversals:
         later = (f for f in self._failures if f.which == which)
         return any(moment is None or f.occurred_at is None or f.occurred_at >= moment for f in later)
 
-    def hit(self, charge: Line) -> bool:
-        if (charge.source, charge.sale_id) in self._names:
-            return True
-        return any((charge.source, link) in self._names for link in charge.links)
+    def of(self, charge: Line) -> int:
+        """What went back of a charge, in minor units of its currency; ALL where it was all of it."""
+        if _is_named(charge, self._names):
+            return ALL
+        if not self._parted or not _is_named(charge, self._parted):
+            return 0
+        code = (charge.currency or "").lower()
+        return sum(minor for names, (currency, minor) in self._parts if currency == code and _is_named(charge, names))
+
+
+def _is_named(charge: Line, names: set[Name]) -> bool:
+    if (charge.source, charge.sale_id) in names:
+        return True
+    return any((charge.source, link) in names for link in charge.links)
+
+
+def _spread(names: set[Name], linking: list[Reversal]) -> set[Name]:
+    """With the further names of the same charges: a payment is the invoice's that it paid, where a line says so."""
+    before = -1
+    while before != len(names):
+        before = len(names)
+        for line in linking:
+            others = {(line.source, name) for name in line.names}
+            if not others.isdisjoint(names):
+                names |= others
+    return names
+
+
+def _last_of_each(lines: list[Reversal]) -> list[Reversal]:
+    """Of the lines about one payment the latest: each says what went back so far."""
+    ordered = sorted(lines, key=lambda line: (line.occurred_at or "", line.revision))
+    return list({line.which: line for line in ordered}.values())
+
+
+def _is_later(line: Reversal, other: Reversal) -> bool:
+    return line.occurred_at is None or other.occurred_at is None or line.occurred_at >= other.occurred_at
 
 
 def _text(moment: datetime | str | None) -> str | None:
@@ -206,13 +249,14 @@ class Takings:
         self.purchases = self.taken_back = 0
         self.gross, self.refunded = Money(), Money()
 
-    def add(self, sum_: tuple[str, int] | None, is_taken_back: bool, times: int = 1) -> None:
+    def add(self, sum_: tuple[str, int] | None, back: int, times: int = 1) -> None:
+        """So many charges of this sum, of each of which so much went back (see `Reversals.of`)."""
         self.purchases += times
-        self.taken_back += times * is_taken_back
+        self.taken_back += times * (back == ALL)
         if sum_ is not None:
             code, minor = sum_
             self.gross[code] += minor * times
-            self.refunded[code] += minor * times * is_taken_back
+            self.refunded[code] += (minor if back == ALL else min(back, minor)) * times
 
     @property
     def net(self) -> Money:
@@ -231,7 +275,7 @@ def purchase_stats(store: Store) -> dict[str, Any]:
         tests += line.is_test
         waiting.read(line)
         if charges.takes(line):
-            found[line.source, line.product_id, line.product_name, line.price, line.currency, reversals.hit(line)] += 1
+            found[line.source, line.product_id, line.product_name, line.price, line.currency, reversals.of(line)] += 1
     lines = events.total()
     return _charge_stats(found) | {
         "by_event": dict(events.most_common()),
@@ -248,12 +292,12 @@ def purchase_stats(store: Store) -> dict[str, Any]:
 def _charge_stats(found: Counter[tuple[Any, ...]]) -> dict[str, Any]:
     total, unreadable, names = Takings(), 0, dict[Name, str | None]()
     by_source, by_product = defaultdict[str, Takings](Takings), defaultdict[Name, Takings](Takings)
-    for (source, product_id, product_name, price, currency, is_taken_back), times in found.items():
+    for (source, product_id, product_name, price, currency, back), times in found.items():
         product: Name = (product_id or "", None if product_id else product_name)
         sum_, names[product] = amount(price, currency), product_name
         unreadable += times * (sum_ is None and price is not None)
         for takings in (total, by_source[source], by_product[product]):
-            takings.add(sum_, is_taken_back, times)
+            takings.add(sum_, back, times)
     best = sorted(by_product, key=lambda product: (-by_product[product].purchases, product[0]))[:TOP]
     return {
         "total_purchases": total.purchases,
@@ -302,7 +346,7 @@ def periods(store: Store, by: str, last: int, today: date) -> list[Period]:
         if sum_ is not None and begins[0] <= begin <= begins[-1]:
             if sum_[0] not in found:
                 found[sum_[0]] = {start: Takings() for start in begins}
-            found[sum_[0]][begin].add(sum_, reversals.hit(line))
+            found[sum_[0]][begin].add(sum_, reversals.of(line))
     return [_period(start, code, found[code][start]) for code in sorted(found) for start in begins]
 
 

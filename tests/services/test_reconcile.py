@@ -803,14 +803,15 @@ def test_stripe_partial_refunds(till, stripe, clerk):
     refunds(stripe, amount=1000)
     assert clerk.sees() == [(Kind.UNRECORDED, "pi_1", "")]
     assert clerk.mends() == []
+    assert till.revenue() == {"usd": "39.00"}
     refunds(stripe, amount=2000)
     assert clerk.sees() == [(Kind.UNRECORDED, "pi_1", "")]
     assert clerk.mends() == []
-    assert till.code(key) == "VALID"
+    assert (till.code(key), till.revenue()) == ("VALID", {"usd": "29.00"})
     refunds(stripe, amount=4900)
     assert clerk.sees() == [(Kind.REFUNDED, "pi_1", "")]
     assert clerk.mends() == []
-    assert till.code(key) == "SUSPENDED"
+    assert (till.code(key), till.revenue()) == ("SUSPENDED", {"usd": "0.00"})
 
 
 def test_stripe_the_refund_of_a_renewal_finds_its_invoice_by_the_record(till, stripe, clerk):

@@ -1228,6 +1228,18 @@ def test_a_subscription_that_ended_has_ended_whatever_came_before(shop, before):
     assert (shop.record["inactive_reason"], shop.code(key)) == ("ended", "EXPIRED")
 
 
+def test_parts_of_a_renewal_that_went_back_come_off_the_revenue(shop):
+    shop.subscribes()
+    shop.tell("invoice.paid", later_invoice())
+    shop.tell("invoice_payment.paid", payment_of())
+    for at, back in ((40, 500), (41, 800)):
+        shop.tell("charge.refunded", charge("ch_2", "pi_2", 2500, amount_refunded=back), created=WHEN + at * DAY)
+    assert shop.revenue() == {"usd": "42.00"}
+    bounced = refund("re_2", "ch_2", "pi_2", 300, status="failed", failure_reason="lost_or_stolen_card")
+    shop.tell("refund.failed", bounced, created=WHEN + 50 * DAY)
+    assert shop.revenue() == {"usd": "45.00"}
+
+
 # ---------------------------------------------------------------------------------------------------- carts
 def backlog(shop: StripeShop) -> Backlog:
     return Backlog(shop.services.store, shop.services.catalogue, shop.services.fulfilment)
