@@ -408,7 +408,8 @@ class FlatFileStore(Store):
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         with self._folder_lock.held(), self._memory:
-            self._look()
+            if not self._knows_all():
+                self._look()
             if self._damage is not None:
                 raise StorageUnavailable(f"storage is damaged: {self._damage}")
             self._alone = True
