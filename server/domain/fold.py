@@ -40,8 +40,43 @@ def fold(entries: Iterable[Entry]) -> dict[str, License]:
     entries = list(entries)
     if not entries:
         return {}
+    if len(entries) == 1 and _is_plain_sale(entries[0]):
+        return _of_plain_sale(entries[0])
     live, charges = _latest_revisions(entries), charge_groups(entries)
     return dict(pair for root in _roots(live) for pair in _Lineage(root, live, charges).records())
+
+
+def _is_plain_sale(entry: Entry) -> bool:
+    """A charge that issued one license. Nearly every history begins so, and most stay so for ever."""
+    if entry.event not in CHARGES or not entry.issues or entry.is_withdrawn or len(entry.grants) != 1:
+        return False
+    grant = entry.grants[0]
+    return bool(grant.license_key and grant.product_id) and grant.replaces is None
+
+
+def _of_plain_sale(sale: Entry) -> dict[str, License]:
+    """What `_Lineage.records` says of such a history; a test holds the two together."""
+    grant = sale.grants[0]
+    record = License(
+        email=sale.email or "",
+        customer_name=sale.customer_name or "",
+        created_date=sale.purchase_date or sale.timestamp,
+        expiry_date=grant.until,
+        is_active=True,
+        hardware_id=None,
+        device_name=None,
+        last_validation=None,
+        validation_count=0,
+        purchase_source=sale.source,
+        purchase_id=sale.sale_id or sale.event_id,
+        product_id=grant.product_id,
+        max_devices=grant.max_devices,
+        is_test=sale.is_test,
+        features=grant.features,
+        tier=grant.tier,
+        grace_days=grant.grace_days,
+    )
+    return {grant.license_key: record}
 
 
 def blocking(entries: Iterable[Entry], license_key: str) -> tuple[str, ...]:

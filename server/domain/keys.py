@@ -7,10 +7,10 @@ three wrong symbols are noticed. Alphabet and reading rules: https://www.crockfo
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 VERSION = 1
@@ -18,7 +18,7 @@ GROUP = 6
 SYMBOLS = 30
 CHECKS = 3
 
-_TO_CROCKFORD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", ALPHABET.encode())
+_SHIFTS = range(5 * (SYMBOLS - CHECKS - 1), -1, -5)
 _VALUE = {symbol: value for value, symbol in enumerate(ALPHABET)}
 _FORGIVE = str.maketrans("OIL", "011", " -\t\u2010\u2011\u2012\u2013\u2014")
 
@@ -28,12 +28,17 @@ def derive(secret: str, source: str, order: str, product_id: str, reissue: int =
 
     `order` is the sale id, or for subscriptions the id that all their charges share; `reissue` counts replaced keys.
     """
-    message = "\0".join((source, order, product_id, str(reissue))).encode()
-    bits = int.from_bytes(hmac.digest(secret.encode(), message, "sha256"), "big") >> (256 - 130)
-    packed = (VERSION << 130 | bits) << 1  # 135 bits, and one to make whole bytes
-    data = base64.b32encode(packed.to_bytes(17, "big"))[: SYMBOLS - CHECKS].translate(_TO_CROCKFORD).decode()
-    checks = "".join(ALPHABET[value] for value in _checks([_VALUE[symbol] for symbol in data]))
-    return grouped(data + checks, prefix)
+    mac = _keyed(secret).copy()
+    mac.update("\0".join((source, order, product_id, str(reissue))).encode())
+    bits = VERSION << 130 | int.from_bytes(mac.digest(), "big") >> (256 - 130)
+    values = [bits >> shift & 31 for shift in _SHIFTS]
+    return grouped("".join([ALPHABET[value] for value in values + _checks(values)]), prefix)
+
+
+@lru_cache(4)
+def _keyed(secret: str) -> hmac.HMAC:
+    """Setting up OpenSSL's HMAC costs more than all that a key's derivation needs of it."""
+    return hmac.new(secret.encode(), digestmod="sha256")
 
 
 def grouped(body: str, prefix: str = "") -> str:

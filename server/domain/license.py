@@ -72,6 +72,8 @@ class License(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     def at(self, now: datetime) -> License:
         """This license with the announced changes that are due by `now`."""
+        if not self.scheduled:
+            return self
         due = [change for change in self.scheduled if change.at <= now]
         if not due:
             return self

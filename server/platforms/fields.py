@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from binascii import a2b_qp
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -14,6 +16,7 @@ from server.errors import BadRequest
 
 T = TypeVar("T")
 MOST_FIELDS = 1000
+_STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _FLAGS = {"true": True, "1": True, "false": False, "0": False, "": False}
 
 
@@ -122,13 +125,21 @@ def _form_pairs(text: str) -> list[tuple[str, str]]:
     if "\0" in text or "%00" in text or text.count("&") >= MOST_FIELDS:
         return parse_qsl(text, keep_blank_values=True, max_num_fields=MOST_FIELDS)
     pairs = [pair.partition("=") for pair in text.split("&") if pair]
-    flat = unquote_plus("\0".join(f"{name}\0{value}" for name, _, value in pairs)).split("\0")
+    flat = _unquoted("\0".join([f"{name}\0{value}" for name, _, value in pairs])).split("\0")
     return list(zip(flat[::2], flat[1::2], strict=False))
 
 
 def _escaped(name: str) -> str:
     """A name that a buyer's custom field has must not look like a part of another field; forms escape it too."""
     return name.replace("[", "%5B").replace("]", "%5D")
+
+
+def _unquoted(text: str) -> str:
+    """As `unquote_plus`. Percent signs that all stand before two hex digits are equal signs of quoted-printable, which
+    the standard library decodes in C."""
+    if not text.isascii() or _STRAY_PERCENT.search(text):
+        return unquote_plus(text)
+    return a2b_qp(text.replace("+", " ").replace("=", "%3D").replace("%", "=")).decode("utf-8", "replace")
 
 
 def _flattened(name: str, value: object) -> Iterator[tuple[str, str]]:

@@ -72,8 +72,8 @@ class Gumroad(Platform):
             return [read_subscription(ping, kind)]
         if hidden := hiding(ping, kind):
             return [read_shadowed(ping, kind, hidden)]
-        inquiry = Inquiry.SALE if self._api else None
-        return [msgspec.structs.replace(event, inquiry=inquiry) for event in read_charge(ping, kind)]
+        charge = read_charge(ping, kind)
+        return [msgspec.structs.replace(event, inquiry=Inquiry.SALE) for event in charge] if self._api else charge
 
     def answer(self, event: PurchaseEvent) -> PurchaseEvent:
         return self._api.answer(event) if self._api else msgspec.structs.replace(event, inquiry=None)

@@ -139,5 +139,5 @@ class Seats:
         for device in license.devices:
             if device.hardware_id == hardware_id:
                 return device
-        lines = [line for line in self._store.device_lines(key) if line.hardware_id == hardware_id]
+        lines = [line for line in self._store.device_lines(key, look=False) if line.hardware_id == hardware_id]
         return Device(hardware_id, license.device_name, lines[-1].timestamp if lines else license.created_date)

@@ -154,8 +154,9 @@ class Store(ABC):
         """All licenses with their keys in the order of their public ids, from the one behind `after`."""
 
     @abstractmethod
-    def device_lines(self, key: str) -> list[DeviceLine]:
-        """The device log's lines of one license, in order."""
+    def device_lines(self, key: str, look: bool = True) -> list[DeviceLine]:
+        """The device log's lines of one license, in order; without `look` as of the look before, for a caller that has
+        just found the license."""
 
     @abstractmethod
     def history(self, names: Iterable[str]) -> list[Entry]:

@@ -193,8 +193,14 @@ class FlatFileStore(Store):
     def catch_up(self) -> None:
         """Learn what was appended since the last look; where the chain is broken, what is known still serves."""
         with self._memory:
-            if not self._alone and time.monotonic() >= self._look_again:
+            if not self._alone and not self._knows_all() and time.monotonic() >= self._look_again:
                 self._look()
+
+    def _knows_all(self) -> bool:
+        """The short way of nearly every request: two stats, and nothing is new."""
+        if self._damage is not None or time.monotonic() >= self._next_look:
+            return False
+        return self.ledger.is_read() and self.devices.is_read()
 
     def _look(self) -> None:
         try:
@@ -365,9 +371,10 @@ class FlatFileStore(Store):
             found |= {key: record for key, record in self._changed.items() if low <= name_hash(key) < high}
         return sorted(found.items(), key=lambda pair: name_hash(pair[0])), high
 
-    def device_lines(self, key: str) -> list[DeviceLine]:
+    def device_lines(self, key: str, look: bool = True) -> list[DeviceLine]:
         with self._memory:
-            self.catch_up()
+            if look:
+                self.catch_up()
             try:
                 return self._device_lines(key)
             except (DamagedFile, OSError) as error:
@@ -401,7 +408,8 @@ class FlatFileStore(Store):
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         with self._folder_lock.held(), self._memory:
-            self._look()
+            if not self._knows_all():
+                self._look()
             if self._damage is not None:
                 raise StorageUnavailable(f"storage is damaged: {self._damage}")
             self._alone = True

@@ -94,6 +94,14 @@ class ChainedLog(Generic[L]):
         self._suspect = False  # an fsync failed here: its pages may be lost, so this file is not written again
 
     # ---------------------------------------------------------------------------------------------------- reading
+    def is_read(self) -> bool:
+        """Whether nothing is new, by one stat; False also where that has to be found out by `read_new`."""
+        try:
+            found = os.stat(self._name)
+        except OSError:
+            return False
+        return found.st_size == self.mark.position and found.st_ino == self._inode
+
     def read_new(self) -> list[tuple[int, L]]:
         """The good lines after `mark`, with their offsets, at most a chunk of them; moves `mark`.
 

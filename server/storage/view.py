@@ -94,18 +94,18 @@ class View:
         """Where a key's line begins, where the next one begins, and the line; empty, at its place, where it is not."""
         low, high = self._start, self._end
         low_hash, high_hash = 0, 1 << 64
-        steps = 0
+        steps, place = 0, _place(key) if key is not None else b""
         while low < high:
             steps += 1
             share = (wanted - low_hash) / max(1, high_hash - low_hash) if steps < 16 else 0.5
             guess = min(high - 1, low + int((high - low) * share))
             begin = self._line_begin(guess)
             end = self._line_end(begin)
-            found = self._key(begin, end)
-            found_hash = name_hash(found)
-            if found == key:
+            found = hashlib.sha256(self._raw_key(begin, end)).digest()
+            if found == place:
                 return begin, min(end + len(_SEPARATOR), self._end), self._map[begin:end]
-            if found_hash < wanted or (found_hash == wanted and key is not None and _place(found) < _place(key)):
+            found_hash = int.from_bytes(found[:8], "big")
+            if found_hash < wanted or (found_hash == wanted and found < place):
                 low, low_hash = min(end + len(_SEPARATOR), self._end), found_hash
             else:
                 high, high_hash = begin, found_hash
@@ -119,13 +119,12 @@ class View:
         end = self._map.find(_SEPARATOR, begin, self._end)
         return end if end >= 0 else self._end
 
-    def _key(self, begin: int, end: int) -> str:
-        quote = self._map.find(_OPEN, begin, end)
-        raw = self._map[begin + 1 : quote]
-        return raw.decode() if b"\\" not in raw else str(json.loads(b'"' + raw + b'"'))
+    def _raw_key(self, begin: int, end: int) -> bytes:
+        raw = self._map[begin + 1 : self._map.find(_OPEN, begin, end)]
+        return raw if b"\\" not in raw else str(json.loads(b'"' + raw + b'"')).encode()
 
     def _read(self, begin: int, end: int) -> tuple[str, License]:
-        return self._key(begin, end), self._decode(_record(self._map[begin:end]))
+        return self._raw_key(begin, end).decode(), self._decode(_record(self._map[begin:end]))
 
 
 class EmptyView:

@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 import time
+from functools import lru_cache
 from typing import TextIO
 
 import msgspec
@@ -32,20 +33,28 @@ def masked(text: str) -> str:
     return _KEY.sub("***", text) if text.count("-") >= _KEY_HYPHENS else text
 
 
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+
+
+@lru_cache(4)
+def _second(moment: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
+
+
 class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         said: dict[str, object] = {
-            "ts": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
+            "ts": _second(int(record.created)),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if has_request_context() and "request_id" in g:
-            said["request_id"] = g.request_id
+        if has_request_context() and (request_id := g.get("request_id")):
+            said["request_id"] = request_id
         said |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
         if record.exc_info:
             said["error"] = self.formatException(record.exc_info)
-        return masked(msgspec.json.encode(said, enc_hook=str).decode())
+        return masked(_encode(said).decode())
 
 
 class _Stderr(logging.StreamHandler[TextIO]):

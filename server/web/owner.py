@@ -16,7 +16,7 @@ from server.services.audit import Filters
 from server.services.license_manager import is_license_id
 from server.web.auth import require_owner
 from server.web.licenses import Email, Name, Text
-from server.web.responses import answer, body_of, query_of, raw_body, shown
+from server.web.responses import answer, body_of, checked, query_of, raw_body, shown
 from server.web.services import services
 
 blueprint = Blueprint("owner", __name__, url_prefix="/api/v1")
@@ -171,7 +171,8 @@ def resend(name: str) -> Response:
 
 
 def _note() -> str | None:
-    return body_of(NoteRequest).note if raw_body() else None
+    raw = raw_body()
+    return checked(raw, NoteRequest).note if raw else None
 
 
 def _decided(entry: Entry) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import re
@@ -10,7 +11,7 @@ import pytest
 
 from server.web.logs import JsonLines, masked
 from server.wiring import build
-from tests.conftest import Shop, sale_ping, settings_for
+from tests.conftest import SECRET, Shop, sale_ping, settings_for
 
 
 def test_every_answer_has_a_request_id(shop):
@@ -35,6 +36,22 @@ def test_errors_have_one_shape(shop):
         assert answered.status_code == status
         (error,) = answered.json["errors"]
         assert set(error) == {"code", "title", "detail"}
+
+
+def test_paths_that_are_known_beforehand_are_matched_like_all_others(shop, caplog):
+    caplog.set_level(logging.INFO)
+    busy = "/api/v1/webhooks/gumroad"
+    assert shop.client.post(busy).status_code == 403
+    assert caplog.records[-1].route == "/api/v1/webhooks/<platform>"
+    assert shop.client.post(f"{busy}/").status_code == 403
+    assert shop.client.get(busy).headers["Allow"] == "OPTIONS, POST"
+
+
+def test_a_body_shorter_than_its_length_is_refused(shop):
+    cut = {"CONTENT_LENGTH": "50", "wsgi.input": io.BytesIO(b"sale_id=s1&")}
+    answered = shop.client.post(f"/api/v1/webhooks/gumroad?secret={SECRET}", environ_overrides=cut)
+    assert answered.status_code == 400
+    assert shop.ledger() == []
 
 
 def test_cors_is_for_exact_origins_under_api(tmp_path, clock):
