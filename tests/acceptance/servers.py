@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ class Server:
             "HOME": str(folder.parent),
         } | env
         self.process: subprocess.Popen[bytes] | None = None
+        self.today = datetime.now(UTC).replace(microsecond=0)  # the server has the machine's clock
 
     def spawn(self) -> subprocess.Popen[bytes]:
         command = [part.replace("PORT", str(self.port)) for part in [*self.command, *self._binding()]]
@@ -131,7 +133,7 @@ class Server:
         return self.call("POST", f"/api/v1/webhooks/gumroad?secret={secret}", form(fields), Content_Type=kind)
 
     def sale(self, sale_id: str, email: str = "ann@example.com", product: str = "G-WAVE==", **more: Any) -> str:
-        answered = self.ping(sale_ping(sale_id, email, product, **more))
+        answered = self.ping(sale_ping(sale_id, email, product, **({"sale_timestamp": self.today.isoformat()} | more)))
         assert answered.status == 200, answered.body
         return str(answered.json["license_keys"][0])
 
