@@ -8,7 +8,9 @@ tell no sum with it. Amounts are minor units of their currency; currencies are n
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from datetime import date, datetime, timedelta
 from functools import lru_cache
 from operator import attrgetter
@@ -29,43 +31,14 @@ _REVERSALS = frozenset({_REFUND, _REFUND_FAILED, _DISPUTE_LOST})
 _RENEWAL = str(EventKind.RENEWAL)
 _LINKING = str(EventKind.IGNORED)
 _UNMAPPED, _PENDING = str(Outcome.UNMAPPED), str(Outcome.PENDING)
+_WAITING = frozenset({_UNMAPPED, _PENDING})
 
 Name = tuple[str, str | None]
+Kind = tuple[str, str | None, str | None, str | None, str | None]  # source, product, its name, price, currency
 Money = Counter[str]  # minor units by currency
 
 
-class Line(msgspec.Struct, gc=False):
-    """What statistics need of a ledger line; moments stay text, since most are never looked at."""
-
-    seq: int
-    timestamp: str
-    event: str
-    event_id: str
-    source: str
-    sale_id: str | None
-    subscription_id: str | None
-    product_id: str | None
-    product_name: str | None
-    price: str | None
-    currency: str | None
-    purchase_date: str | None
-    is_test: bool
-    outcome: str
-    revision: int = 0
-    links: tuple[str, ...] = ()
-    part_of: str | None = None
-    is_withdrawn: bool = False
-
-    @property
-    def identity(self) -> Name:
-        return self.source, self.event_id
-
-    @property
-    def subscription(self) -> Name:
-        return self.source, self.subscription_id
-
-
-class Reversal(msgspec.Struct, gc=False):
+class Reversal(msgspec.Struct, gc=False, kw_only=True):
     """What tells of a line whether money went back by it, or whether another line took its place."""
 
     event: str
@@ -90,15 +63,37 @@ class Reversal(msgspec.Struct, gc=False):
         return tuple(name for name in (self.sale_id, *self.links) if name)
 
 
+class Line(Reversal, gc=False, kw_only=True):
+    """What statistics need of a ledger line; moments stay text, since most are never looked at."""
+
+    seq: int
+    timestamp: str
+    subscription_id: str | None
+    product_id: str | None
+    product_name: str | None
+    price: str | None
+    currency: str | None
+    purchase_date: str | None
+    is_test: bool
+    outcome: str
+    part_of: str | None = None
+    is_withdrawn: bool = False
+
+    @property
+    def subscription(self) -> Name:
+        return self.source, self.subscription_id
+
+
 class Reversals:
     """The charges whose money went back, by all the names that refunds, lost disputes and links give them; and of the
     lines that were completed or corrected, the last revision."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, telling: Iterable[Reversal] | None = None) -> None:
+        """From all of the ledger, or from those of its lines that `tells` picked out of it."""
         found: list[Reversal] = []
         self.newest: dict[Name, int] = {}
         linking: list[Reversal] = []
-        for line in store.scan(Reversal):
+        for line in store.scan(Reversal) if telling is None else telling:
             if line.revision:
                 self.newest[line.identity] = max(line.revision, self.newest.get(line.identity, 0))
             if line.event in _REVERSALS:
@@ -109,6 +104,15 @@ class Reversals:
         stand = [line for line in found if self.stands(line)]
         self._names: set[Name] = {(line.source, name) for line in stand for name in line.names}
         self._spread(linking)
+
+    @staticmethod
+    def tells(line: Line) -> bool:
+        return line.revision > 0 or line.event in _REVERSALS or (line.event == _LINKING and bool(line.links))
+
+    @property
+    def names(self) -> frozenset[Name]:
+        """By what the charges are known whose money went back."""
+        return frozenset(self._names)
 
     def _spread(self, linking: list[Reversal]) -> None:
         """A payment that was refunded is the invoice's that it paid, where a line says so."""
@@ -146,11 +150,56 @@ class Charges:
         self._newest = reversals.newest
 
     def takes(self, line: Line) -> bool:
-        if line.is_test or line.part_of or line.is_withdrawn:
-            return False
         if self._newest and self._newest.get(line.identity, 0) != line.revision:
             return False
-        return line.event in PAID or (line.event in OWNER_ISSUING and (line.price is not None or line.revision > 0))
+        return is_charge(line)
+
+
+def is_charge(line: Line) -> bool:
+    """Whether money came in by it, unless another line took its place."""
+    if line.is_test or line.part_of or line.is_withdrawn:
+        return False
+    return line.event in PAID or (line.event in OWNER_ISSUING and (line.price is not None or line.revision > 0))
+
+
+class Tally:
+    """Charges counted while it is not known yet which of them stand, and which went back.
+
+    Equal charges are one kind. Of each charge its kind is kept and, as hashes, its event and its first name: 24 bytes,
+    so that the ledger is read once. What has further names or is no first revision is rare, and kept as it is.
+    """
+
+    def __init__(self) -> None:
+        self._kinds: dict[Kind, int] = {}
+        self._of, self._events, self._names = array("q"), array("q"), array("q")
+        self._rare: list[Line] = []
+
+    def add(self, line: Line) -> None:
+        kind = self._kinds.setdefault(_kind(line), len(self._kinds))
+        if line.revision or line.links:
+            self._rare.append(line)
+            return
+        self._of.append(kind)
+        self._events.append(hash((line.source, line.event_id)))
+        self._names.append(hash((line.source, line.sale_id)))
+
+    def counted(self, reversals: Reversals) -> dict[tuple[Kind, bool], int]:
+        """How many of each kind stayed, and how many went back; in the order in which the kinds were met."""
+        charges = Charges(reversals)
+        rare = (line for line in self._rare if charges.takes(line))
+        found = Counter((self._kinds[_kind(line)], reversals.hit(line)) for line in rare)
+        gone, back = set(map(hash, reversals.newest)), set(map(hash, reversals.names))
+        if gone or back:
+            charged = zip(self._of, self._events, self._names, strict=True)
+            found.update((of, name in back) for of, event, name in charged if event not in gone)
+        else:
+            found.update({(of, False): times for of, times in Counter(self._of).items()})
+        kinds = list(self._kinds)
+        return {(kinds[of], went_back): found[of, went_back] for of, went_back in sorted(found)}
+
+
+def _kind(line: Line) -> Kind:
+    return line.source, line.product_id, line.product_name, line.price, line.currency
 
 
 class Waiting:
@@ -163,7 +212,7 @@ class Waiting:
         self.lines: dict[Name, Line] = {}
 
     def read(self, line: Line) -> None:
-        if line.outcome in (_UNMAPPED, _PENDING):
+        if line.outcome in _WAITING:
             for_its_sale = line.event == _RENEWAL and line.subscription_id
             self.lines[line.subscription if for_its_sale else line.identity] = line
         elif self.lines:
@@ -217,20 +266,22 @@ class Takings:
 
 # ---------------------------------------------------------------------------------------------------- the statistics
 def purchase_stats(store: Store) -> dict[str, Any]:
-    """What `audit.py stats` tells, from two readings of the ledger. Equal charges are counted, not kept."""
-    reversals, waiting = Reversals(store), Waiting()
-    charges = Charges(reversals)
-    events, found, tests = Counter[str](), Counter[tuple[Any, ...]](), 0
+    """What `audit.py stats` tells, from one reading of the ledger."""
+    waiting, tally, telling = Waiting(), Tally(), list[Line]()
+    events, tests = defaultdict[str, int](int), 0
     first = line = next(store.scan(Line), None)
     for line in store.scan(Line):
         events[line.event] += 1
         tests += line.is_test
-        waiting.read(line)
-        if charges.takes(line):
-            found[line.source, line.product_id, line.product_name, line.price, line.currency, reversals.hit(line)] += 1
-    lines = events.total()
-    return _charge_stats(found) | {
-        "by_event": dict(events.most_common()),
+        if waiting.lines or line.outcome in _WAITING:
+            waiting.read(line)
+        if Reversals.tells(line):
+            telling.append(line)
+        if is_charge(line):
+            tally.add(line)
+    lines = sum(events.values())
+    return _charge_stats(tally.counted(Reversals(store, telling))) | {
+        "by_event": dict(Counter(events).most_common()),
         "test_lines": tests,
         "unmapped": sum(held.outcome == _UNMAPPED for held in waiting.lines.values()),
         "held": sum(held.outcome == _PENDING for held in waiting.lines.values()),
@@ -241,10 +292,10 @@ def purchase_stats(store: Store) -> dict[str, Any]:
     }
 
 
-def _charge_stats(found: Counter[tuple[Any, ...]]) -> dict[str, Any]:
+def _charge_stats(found: Mapping[tuple[Kind, bool], int]) -> dict[str, Any]:
     total, unreadable, names = Takings(), 0, dict[Name, str | None]()
     by_source, by_product = defaultdict[str, Takings](Takings), defaultdict[Name, Takings](Takings)
-    for (source, product_id, product_name, price, currency, is_taken_back), times in found.items():
+    for ((source, product_id, product_name, price, currency), is_taken_back), times in found.items():
         product: Name = (product_id or "", None if product_id else product_name)
         sum_, names[product] = amount(price, currency), product_name
         unreadable += times * (sum_ is None and price is not None)
