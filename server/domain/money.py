@@ -6,6 +6,7 @@ Units per currency: https://docs.stripe.com/currencies#zero-decimal (ISO 4217's,
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from server.errors import BadRequest
 
@@ -46,3 +47,15 @@ def currency_code(text: str, field: str = "currency") -> str:
     if not _CURRENCY.fullmatch(code):
         raise BadRequest(f"{field}: {text[:20]!r} is no currency code of three letters")
     return code
+
+
+@lru_cache(4096)
+def amount(price: str | None, currency: str | None) -> tuple[str, int] | None:
+    """Currency and minor units of a ledger line's sum; None where it names none, or none that can be read."""
+    if price is None or currency is None:
+        return None
+    try:
+        code = currency_code(currency)
+        return code, minor_units(price, code)
+    except BadRequest:
+        return None

@@ -18,6 +18,7 @@ from server.domain.keys import license_id, readings
 from server.domain.purchase import Entry
 from server.errors import BadRequest
 from server.services import revenue
+from server.services.reversals import Reversals
 from server.services.spreadsheet import BOM, csv_lines
 from server.services.story import Story, tell
 from server.storage import durable
@@ -89,7 +90,7 @@ class PurchaseAuditLog:
 
     def get_refunded_purchases(self) -> list[Row]:
         """The lines by which money went back in full and stayed there: refunds that did not fail, lost disputes."""
-        reversals = revenue.Reversals(self._store)
+        reversals = Reversals.of_ledger(self._store)
         return [row_of(entry) for entry in self._store.scan(Entry) if reversals.stands(entry)]
 
     def get_purchase_stats(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from enum import StrEnum
 import msgspec
 
 from server.domain.fold import fold
+from server.domain.money import amount
 from server.domain.purchase import (
     CHARGES,
     PAID,
@@ -44,7 +45,6 @@ from server.services.record import (
     same_charge,
 )
 from server.services.repair import Repair, names_product
-from server.services.revenue import amount
 from server.services.statement import Sleep, patiently
 from server.storage.base import Progress, Store, no_progress
 

@@ -12,6 +12,7 @@ from datetime import datetime
 import msgspec
 
 from server.domain.fold import fold
+from server.domain.money import amount
 from server.domain.purchase import (
     CHARGES,
     OWNER_ISSUING,
@@ -24,7 +25,6 @@ from server.domain.purchase import (
     charge_groups,
     charges_of,
 )
-from server.services.revenue import amount
 
 _DISPUTES = frozenset({EventKind.DISPUTE, EventKind.DISPUTE_WON, EventKind.DISPUTE_LOST})
 _REVERSALS = _DISPUTES | {EventKind.REFUND, EventKind.PARTIAL_REFUND, EventKind.REFUND_FAILED}

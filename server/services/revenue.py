@@ -1,16 +1,16 @@
 """Revenue: which lines of the ledger are money that came in, and which of it went out again.
 
 A charge is a sale or a renewal, or what the owner issued, imported or fulfilled at a price. It counts once, however
-many lines complete it; a test never does. What was refunded in full or charged back is taken off again (by the fold's
-own rule: a refund means the charges whose sale id or link it names), and of a partial refund the sum, where the
-platform tells one: Stripe does, Gumroad does not. Amounts are minor units of their currency; currencies are never
-summed.
+many lines complete it; a test never does. What went back is taken off again (reversals.py). Amounts are minor units of
+their currency; currencies are never summed.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter, defaultdict
-from datetime import date, datetime, timedelta
+from collections.abc import Mapping
+from datetime import date, timedelta
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any
@@ -18,171 +18,38 @@ from typing import Any
 import msgspec
 
 from server.domain import money
-from server.domain.purchase import CHARGES, OWNER_ISSUING, PAID, Entry, EventKind, Outcome
-from server.errors import BadRequest
+from server.domain.money import amount
+from server.domain.purchase import CHARGES, OWNER_ISSUING, PAID, EventKind, Outcome
+from server.services.reversals import ALL, Name, Reversal, Reversals
 from server.storage.base import Store
 
 TOP = 10
 
 # Plain words: to look up an Enum's member costs as much as to decode a field.
-_REFUND, _REFUND_FAILED, _DISPUTE_LOST = map(str, (EventKind.REFUND, EventKind.REFUND_FAILED, EventKind.DISPUTE_LOST))
-_PARTIAL = str(EventKind.PARTIAL_REFUND)
-_REVERSALS = frozenset({_REFUND, _REFUND_FAILED, _DISPUTE_LOST, _PARTIAL})
 _RENEWAL = str(EventKind.RENEWAL)
-_LINKING = str(EventKind.IGNORED)
 _UNMAPPED, _PENDING = str(Outcome.UNMAPPED), str(Outcome.PENDING)
+_WAITING = frozenset({_UNMAPPED, _PENDING})
 
-ALL = -1  # of a charge went back
-Name = tuple[str, str | None]
+Kind = tuple[str, str | None, str | None, str | None, str | None]  # source, product, its name, price, currency
 Money = Counter[str]  # minor units by currency
 
 
-class Line(msgspec.Struct, gc=False):
+class Line(Reversal, gc=False, kw_only=True):
     """What statistics need of a ledger line; moments stay text, since most are never looked at."""
 
     seq: int
     timestamp: str
-    event: str
-    event_id: str
-    source: str
-    sale_id: str | None
     subscription_id: str | None
     product_id: str | None
     product_name: str | None
-    price: str | None
-    currency: str | None
     purchase_date: str | None
     is_test: bool
     outcome: str
-    revision: int = 0
-    links: tuple[str, ...] = ()
-    part_of: str | None = None
     is_withdrawn: bool = False
-
-    @property
-    def identity(self) -> Name:
-        return self.source, self.event_id
 
     @property
     def subscription(self) -> Name:
         return self.source, self.subscription_id
-
-
-class Reversal(msgspec.Struct, gc=False):
-    """What tells of a line whether money went back by it, or whether another line took its place."""
-
-    event: str
-    event_id: str
-    source: str
-    sale_id: str | None
-    incident: str | None = None
-    links: tuple[str, ...] = ()
-    occurred_at: str | None = None
-    price: str | None = None
-    currency: str | None = None
-    refunded_total: str | None = None
-    revision: int = 0
-    part_of: str | None = None
-
-    @property
-    def identity(self) -> Name:
-        return self.source, self.event_id
-
-    @property
-    def which(self) -> Name:
-        return self.source, self.incident or self.sale_id
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(name for name in (self.sale_id, *self.links) if name)
-
-
-class Reversals:
-    """The charges whose money went back, by all the names that refunds, lost disputes and links give them; and of the
-    lines that were completed or corrected, the last revision."""
-
-    def __init__(self, store: Store) -> None:
-        found: list[Reversal] = []
-        self.newest: dict[Name, int] = {}
-        linking: list[Reversal] = []
-        for line in store.scan(Reversal):
-            if line.revision:
-                self.newest[line.identity] = max(line.revision, self.newest.get(line.identity, 0))
-            if line.event in _REVERSALS:
-                found.append(line)
-            if line.links and (line.event not in CHARGES or line.part_of):
-                linking.append(line)
-        self._failures = [line for line in found if line.event == _REFUND_FAILED]
-        stand = [line for line in found if self.stands(line)]
-        self._names = _spread({(line.source, name) for line in stand for name in line.names}, linking)
-        self._parts = [
-            (_spread({(line.source, name) for name in line.names}, linking), sum_)
-            for line in _last_of_each([line for line in found if line.event == _PARTIAL])
-            if (sum_ := self._part(line)) is not None
-        ]
-        self._parted = {name for names, _ in self._parts for name in names}
-
-    def _part(self, line: Reversal) -> tuple[str, int] | None:
-        """What went back of a payment so far, less what failed of it afterwards."""
-        total = amount(line.refunded_total, line.currency)
-        if total is None:
-            return None
-        came_back = (
-            amount(f.price, f.currency) for f in self._failures if f.which == line.which and _is_later(f, line)
-        )
-        return total[0], max(0, total[1] - sum(sum_[1] for sum_ in came_back if sum_))
-
-    def stands(self, line: Reversal | Entry) -> bool:
-        """Whether by this line money went back, and stayed there."""
-        if self.newest.get((line.source, line.event_id), 0) != line.revision:
-            return False
-        return line.event == _DISPUTE_LOST or (line.event == _REFUND and not self._has_failed(line))
-
-    def _has_failed(self, line: Reversal | Entry) -> bool:
-        which, moment = (line.source, line.incident or line.sale_id), _text(line.occurred_at)
-        later = (f for f in self._failures if f.which == which)
-        return any(moment is None or f.occurred_at is None or f.occurred_at >= moment for f in later)
-
-    def of(self, charge: Line) -> int:
-        """What went back of a charge, in minor units of its currency; ALL where it was all of it."""
-        if _is_named(charge, self._names):
-            return ALL
-        if not self._parted or not _is_named(charge, self._parted):
-            return 0
-        code = (charge.currency or "").lower()
-        return sum(minor for names, (currency, minor) in self._parts if currency == code and _is_named(charge, names))
-
-
-def _is_named(charge: Line, names: set[Name]) -> bool:
-    if (charge.source, charge.sale_id) in names:
-        return True
-    return any((charge.source, link) in names for link in charge.links)
-
-
-def _spread(names: set[Name], linking: list[Reversal]) -> set[Name]:
-    """With the further names of the same charges: a payment is the invoice's that it paid, where a line says so."""
-    before = -1
-    while before != len(names):
-        before = len(names)
-        for line in linking:
-            others = {(line.source, name) for name in line.names}
-            if not others.isdisjoint(names):
-                names |= others
-    return names
-
-
-def _last_of_each(lines: list[Reversal]) -> list[Reversal]:
-    """Of the lines about one payment the latest: each says what went back so far."""
-    ordered = sorted(lines, key=lambda line: (line.occurred_at or "", line.revision))
-    return list({line.which: line for line in ordered}.values())
-
-
-def _is_later(line: Reversal, other: Reversal) -> bool:
-    return line.occurred_at is None or other.occurred_at is None or line.occurred_at >= other.occurred_at
-
-
-def _text(moment: datetime | str | None) -> str | None:
-    return f"{moment:%Y-%m-%dT%H:%M:%SZ}" if isinstance(moment, datetime) else moment
 
 
 class Charges:
@@ -193,11 +60,60 @@ class Charges:
         self._newest = reversals.newest
 
     def takes(self, line: Line) -> bool:
-        if line.is_test or line.part_of or line.is_withdrawn:
-            return False
         if self._newest and self._newest.get(line.identity, 0) != line.revision:
             return False
-        return line.event in PAID or (line.event in OWNER_ISSUING and (line.price is not None or line.revision > 0))
+        return is_charge(line)
+
+
+def is_charge(line: Line) -> bool:
+    """Whether money came in by it, unless another line took its place."""
+    if line.is_test or line.part_of or line.is_withdrawn:
+        return False
+    return line.event in PAID or (line.event in OWNER_ISSUING and (line.price is not None or line.revision > 0))
+
+
+class Tally:
+    """Charges counted while it is not known yet which of them stand, and which went back.
+
+    Equal charges are one kind. Of each charge its kind is kept and, as hashes, its event and its first name: 24 bytes,
+    so that the ledger is read once. What has further names or is no first revision is rare, and kept as it is.
+    """
+
+    def __init__(self) -> None:
+        self._kinds: dict[Kind, int] = {}
+        self._of, self._events, self._names = array("q"), array("q"), array("q")
+        self._rare: list[Line] = []
+
+    def add(self, line: Line) -> None:
+        kind = self._kinds.setdefault(_kind(line), len(self._kinds))
+        if line.revision or line.links:
+            self._rare.append(line)
+            return
+        self._of.append(kind)
+        self._events.append(hash((line.source, line.event_id)))
+        self._names.append(hash((line.source, line.sale_id)))
+
+    def counted(self, reversals: Reversals) -> dict[tuple[Kind, int], int]:
+        """How many of each kind there are of which so much went back; in the order in which the kinds were met."""
+        charges, kinds = Charges(reversals), list(self._kinds)
+        rare = (line for line in self._rare if charges.takes(line))
+        found = Counter((self._kinds[_kind(line)], reversals.of(line.names, line.currency)) for line in rare)
+        gone = set(map(hash, reversals.newest))
+        back = {hash(name): name for name in reversals.names | reversals.parted}
+        if gone or back:
+            charged = zip(self._of, self._events, self._names, strict=True)
+            found.update(
+                (of, reversals.of([back[name]], kinds[of][-1]) if name in back else 0)
+                for of, event, name in charged
+                if event not in gone
+            )
+        else:
+            found.update({(of, 0): times for of, times in Counter(self._of).items()})
+        return {(kinds[of], went_back): found[of, went_back] for of, went_back in sorted(found)}
+
+
+def _kind(line: Line) -> Kind:
+    return line.source, line.product_id, line.product_name, line.price, line.currency
 
 
 class Waiting:
@@ -210,7 +126,7 @@ class Waiting:
         self.lines: dict[Name, Line] = {}
 
     def read(self, line: Line) -> None:
-        if line.outcome in (_UNMAPPED, _PENDING):
+        if line.outcome in _WAITING:
             for_its_sale = line.event == _RENEWAL and line.subscription_id
             self.lines[line.subscription if for_its_sale else line.identity] = line
         elif self.lines:
@@ -224,18 +140,6 @@ def waiting_lines(store: Store) -> list[Line]:
     for line in store.scan(Line):
         waiting.read(line)
     return sorted(waiting.lines.values(), key=attrgetter("seq"))
-
-
-@lru_cache(4096)
-def amount(price: str | None, currency: str | None) -> tuple[str, int] | None:
-    """Currency and minor units; None where a line names no sum, or none that can be read."""
-    if price is None or currency is None:
-        return None
-    try:
-        code = money.currency_code(currency)
-        return code, money.minor_units(price, code)
-    except BadRequest:
-        return None
 
 
 def told(sums: Money) -> dict[str, str]:
@@ -265,20 +169,22 @@ class Takings:
 
 # ---------------------------------------------------------------------------------------------------- the statistics
 def purchase_stats(store: Store) -> dict[str, Any]:
-    """What `audit.py stats` tells, from two readings of the ledger. Equal charges are counted, not kept."""
-    reversals, waiting = Reversals(store), Waiting()
-    charges = Charges(reversals)
-    events, found, tests = Counter[str](), Counter[tuple[Any, ...]](), 0
+    """What `audit.py stats` tells, from one reading of the ledger."""
+    waiting, tally, telling = Waiting(), Tally(), list[Line]()
+    events, tests = defaultdict[str, int](int), 0
     first = line = next(store.scan(Line), None)
     for line in store.scan(Line):
         events[line.event] += 1
         tests += line.is_test
-        waiting.read(line)
-        if charges.takes(line):
-            found[line.source, line.product_id, line.product_name, line.price, line.currency, reversals.of(line)] += 1
-    lines = events.total()
-    return _charge_stats(found) | {
-        "by_event": dict(events.most_common()),
+        if waiting.lines or line.outcome in _WAITING:
+            waiting.read(line)
+        if line.tells:
+            telling.append(line)
+        if is_charge(line):
+            tally.add(line)
+    lines = sum(events.values())
+    return _charge_stats(tally.counted(Reversals(telling))) | {
+        "by_event": dict(Counter(events).most_common()),
         "test_lines": tests,
         "unmapped": sum(held.outcome == _UNMAPPED for held in waiting.lines.values()),
         "held": sum(held.outcome == _PENDING for held in waiting.lines.values()),
@@ -289,10 +195,10 @@ def purchase_stats(store: Store) -> dict[str, Any]:
     }
 
 
-def _charge_stats(found: Counter[tuple[Any, ...]]) -> dict[str, Any]:
+def _charge_stats(found: Mapping[tuple[Kind, int], int]) -> dict[str, Any]:
     total, unreadable, names = Takings(), 0, dict[Name, str | None]()
     by_source, by_product = defaultdict[str, Takings](Takings), defaultdict[Name, Takings](Takings)
-    for (source, product_id, product_name, price, currency, back), times in found.items():
+    for ((source, product_id, product_name, price, currency), back), times in found.items():
         product: Name = (product_id or "", None if product_id else product_name)
         sum_, names[product] = amount(price, currency), product_name
         unreadable += times * (sum_ is None and price is not None)
@@ -337,7 +243,7 @@ def periods(store: Store, by: str, last: int, today: date) -> list[Period]:
     """The last so many days, weeks (from Monday) or months up to today, for each currency that took something."""
     begins = starts(by, last, today)
     found: dict[str, dict[date, Takings]] = {}
-    reversals = Reversals(store)
+    reversals = Reversals.of_ledger(store)
     charges = Charges(reversals)
     for line in store.scan(Line):
         if not charges.takes(line):
@@ -346,7 +252,7 @@ def periods(store: Store, by: str, last: int, today: date) -> list[Period]:
         if sum_ is not None and begins[0] <= begin <= begins[-1]:
             if sum_[0] not in found:
                 found[sum_[0]] = {start: Takings() for start in begins}
-            found[sum_[0]][begin].add(sum_, reversals.of(line))
+            found[sum_[0]][begin].add(sum_, reversals.of(line.names, line.currency))
     return [_period(start, code, found[code][start]) for code in sorted(found) for start in begins]
 
 

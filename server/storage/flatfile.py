@@ -17,6 +17,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -41,8 +42,17 @@ PATIENCE = 4.0  # seconds for a lock: less than the 5 that Gumroad waits for an 
 _RELOAD_FROM = 256
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
 _VERIFY_UP_TO = 16 << 20
+_READ_AT_ONCE = 8 << 20
 _LOOK_AGAIN = 1.0  # seconds until readers look again whether a damaged file was mended: each look reads the whole view
 _DERIVED = ("_view", "_view_seen", "_index", "_changed", "_recent", "_recent_lines", "_count")
+
+
+class Written(NamedTuple):
+    """A view and an index as they were written, checked but not taken up yet."""
+
+    seen: tuple[int, int, int] | None
+    view: View
+    history: HistoryIndex
 
 
 class FlatFileStore(Store):
@@ -72,6 +82,7 @@ class FlatFileStore(Store):
         self._alone = False  # in a transaction: nobody else can have written
         self._usage_written = False
         self._next_look = 0.0
+        self._newer_waits = False  # a view of another process that is too large to be read within a request
 
     # ------------------------------------------------------------------------------------------------ opening
     def open(self) -> FlatFileStore:
@@ -117,12 +128,12 @@ class FlatFileStore(Store):
             self._write_trouble = str(error)
             log.error("storage: starting without writing", extra={"detail": str(error)})
 
-    def _load(self) -> bool:
+    def _load(self, written: Written | None = None) -> bool:
         """Take the written view and index, or start from nothing; False when the view has to be written anew."""
         path = self.folder / "licenses.json"
         try:
-            self._view_seen = self._view_on_disk()
-            view: View | EmptyView = View(path)
+            self._view_seen = written.seen if written else self._view_on_disk()
+            view: View | EmptyView = written.view if written else View(path)
             sound = True
         except (FileNotFoundError, ViewDamaged) as error:
             sound = False
@@ -135,8 +146,18 @@ class FlatFileStore(Store):
         self._view = view  # not before: where the logs were cut, what is known still serves
         self._forget()
         self.ledger.mark, self.devices.mark = books.ledger, books.devices
-        self._load_index(books)
+        self._load_index(books, written.history if written else read_index(self.folder / "history.idx"))
         return sound
+
+    def _read_written(self) -> Written | None:
+        """A large view is read and checked for half a second, in which nobody has to wait; None where it is unsound.
+
+        For the holder of the view's lock: nobody else writes a view then.
+        """
+        with suppress(FileNotFoundError, ViewDamaged):
+            seen, view = self._view_on_disk(), View(self.folder / "licenses.json")
+            return Written(seen, view, read_index(self.folder / "history.idx"))
+        return None
 
     def _mend(self, name: str, error: ViewDamaged) -> None:
         if not self.ledger.size():
@@ -157,8 +178,7 @@ class FlatFileStore(Store):
                 f"{RESTORE}. If the shortened file is what you want, delete licenses.json and start again",
             )
 
-    def _load_index(self, books: Books) -> None:
-        index = read_index(self.folder / "history.idx")
+    def _load_index(self, books: Books, index: HistoryIndex) -> None:
         covered = index.covered
         fits = covered.ledger.seq >= books.ledger.seq and covered.devices.seq >= books.devices.seq
         for chained, mark in ((self.ledger, covered.ledger), (self.devices, covered.devices)):
@@ -455,6 +475,8 @@ class FlatFileStore(Store):
                 self._write_usage()
                 if force or self._view_is_behind() or (self._usage_written and now >= self._usage_due()):
                     self._rewrite_view(force)
+                elif self._newer_waits:
+                    self._take_up_newer_view()
             self._view_trouble = None
         except (OSError, StorageUnavailable, DamagedFile, Rewound) as error:
             self._view_trouble = f"licenses.json is not up to date: {error}"
@@ -465,7 +487,7 @@ class FlatFileStore(Store):
     def _due_in(self, now: float) -> float | None:
         """Seconds until something is due: usage and a view that is behind at once, counts alone at leisure."""
         due = []
-        if self._counts or self._view_is_behind():
+        if self._counts or self._newer_waits or self._view_is_behind():
             due.append(self._last_tidy + self._pace)
         if self._usage_written:
             due.append(max(self._last_tidy + self._pace, self._usage_due()))
@@ -493,8 +515,8 @@ class FlatFileStore(Store):
 
     def _rewrite_view(self, force: bool) -> None:
         """Under the view's lock: put what is newer than the written view into a new one."""
+        self._take_up_newer_view()
         with self._memory:
-            self._take_newer_view()
             self._catch_up_or_reload()
             behind = self._recent_lines or self._usage_written
         if behind or force:
@@ -514,17 +536,31 @@ class FlatFileStore(Store):
         write_index(self.folder / "history.idx", index, pairs, ledger, devices)
         books = Books(ledger=ledger, devices=devices, usage=usage, count=count)
         write_view(self.folder / "licenses.json", view, changed, books)
+        written = self._read_written()
         with self._memory:
-            self._load()
+            self._load(written)
             self._catch_up_all()
         self._last_usage, self._usage_written = time.monotonic(), False
 
     def _take_newer_view(self) -> bool:
         """Where another process has written the view, what it covers need not be kept in memory any more."""
-        newer = self._view_on_disk() not in (None, self._view_seen)
-        if newer:
-            self._load()
-        return newer
+        found = self._view_on_disk()
+        if found is None or found == self._view_seen:
+            return False
+        if found[1] > _READ_AT_ONCE:
+            self._newer_waits = True  # until nobody waits for an answer
+            return False
+        self._load()
+        return True
+
+    def _take_up_newer_view(self) -> None:
+        """Under the view's lock: as `_take_newer_view`, of any size."""
+        self._newer_waits = False
+        if self._view_on_disk() not in (None, self._view_seen):
+            written = self._read_written()
+            with self._memory:
+                self._load(written)
+                self._catch_up_all()
 
     def _view_on_disk(self) -> tuple[int, int, int] | None:
         """By what the written view is known from others; None when there is none."""

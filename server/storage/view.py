@@ -8,10 +8,11 @@ no memory per license, and rewriting copies what did not change as it stands.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -150,12 +151,24 @@ def write_view(path: Path, view: View | EmptyView, changed: Mapping[str, License
 
 
 def _pieces(view: View | EmptyView, changed: Mapping[str, License], books: Books) -> Iterator[bytes | memoryview]:
-    digest = hashlib.sha256(HEAD)
-    yield HEAD
-    for piece in view.rewritten(changed):
+    digest = hashlib.sha256()
+    for piece in _joined(itertools.chain([HEAD], view.rewritten(changed))):
         digest.update(piece)
         yield piece
     yield MIDDLE + b'"books": ' + ascii_json(_signed(books, digest)) + b"}\n"
+
+
+def _joined(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes]:
+    """Few large pieces of many small ones: each is a write and a turn of the checksum."""
+    waiting: list[bytes | memoryview] = []
+    size = 0
+    for piece in pieces:
+        waiting.append(piece)
+        size += len(piece)
+        if size >= _READ:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    yield b"".join(waiting)
 
 
 def _signed(books: Books, body: hashlib._Hash) -> Books:

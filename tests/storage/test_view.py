@@ -12,7 +12,10 @@ import pytest
 from server.domain import keys
 from server.domain.license import License
 from server.domain.purchase import name_hash
+from server.storage import flatfile
+from server.storage.flatfile import FlatFileStore
 from server.storage.view import Books, EmptyView, View, ViewDamaged, write_view
+from tests.storage.backroom import records, sold
 
 WHEN = datetime(2026, 11, 20, tzinfo=UTC)
 ODD = ['quote"d', "back\\slash", '": {"email":', "Schlüssel", "日本", "a,b", "{}", " spaced ", "x" * 128]
@@ -87,3 +90,20 @@ def test_every_changed_byte_and_every_cut_is_noticed(tmp_path):
         path.write_bytes(whole[:place])
         with pytest.raises(ViewDamaged):
             View(path)
+
+
+def test_a_large_view_of_another_process_is_taken_up_outside_of_requests(tmp_path, monkeypatch):
+    """To read and check it takes half a second at a million licenses, in which nobody who asks should wait."""
+    monkeypatch.setattr(flatfile, "_READ_AT_ONCE", 0)
+    one, other = (FlatFileStore(tmp_path, pace=0.0).open() for _ in range(2))
+    with one.transaction() as books:
+        books.append([sold(number) for number in range(5)])
+    one.tidy(force=True)
+    assert other.state().licenses == 5
+    assert other._recent_lines == 5  # a request has seen that there is a newer view, and left it alone
+    other.tidy()
+    assert other._recent_lines == 0
+    assert records(other) == records(one)
+    assert other.tidy() is None
+    one.close()
+    other.close()
