@@ -101,8 +101,39 @@ def _latest_revisions(entries: Iterable[Entry]) -> list[Entry]:
 
 
 def _roots(live: list[Entry]) -> list[str]:
-    """The first key of each license that this purchase issued."""
-    return list(dict.fromkeys(g.license_key for e in live for g in e.grants if _begins(e, g)))
+    """The first key of each license that this purchase issued; a line may name one that took its place since."""
+    before = _replaced(live)
+    begun = (g.license_key for e in live for g in e.grants if _begins(e, g))
+    return list(dict.fromkeys(first_key(key, before) for key in begun))
+
+
+def first_key(key: str, before: Mapping[str, str]) -> str:
+    """The key that this license had at first, by which key each reissue replaced; a circle has no first one."""
+    seen = {key}
+    while key in before and before[key] not in seen:
+        key = before[key]
+        seen.add(key)
+    return key
+
+
+def _replaced(live: Iterable[Entry]) -> dict[str, str]:
+    return {grant.license_key: grant.replaces for entry in live for grant in entry.grants if grant.replaces}
+
+
+def _keys_of(root: str, live: list[Entry]) -> list[str]:
+    """The keys of a license, each after the one that it replaced; the last one is in use."""
+    before = _replaced(live)
+    own = [key for key in before if key != root and first_key(key, before) == root]
+    return [root, *sorted(own, key=lambda key: _place(key, before))]
+
+
+def _place(key: str, before: Mapping[str, str]) -> int:
+    """How many keys a license had before this one."""
+    seen: set[str] = set()
+    while key in before and key not in seen:
+        seen.add(key)
+        key = before[key]
+    return len(seen)
 
 
 class _Lineage:
@@ -111,18 +142,15 @@ class _Lineage:
 
     def __init__(self, root: str, live: list[Entry], groups: Mapping[str, str]) -> None:
         self.groups = groups
-        replaced = {grant.replaces: grant.license_key for entry in live for grant in entry.grants if grant.replaces}
-        self.keys = [root]
-        while self.keys[-1] in replaced:
-            self.keys.append(replaced[self.keys[-1]])
+        self.keys = _keys_of(root, live)
         owned = [e for e in live if e.event not in DECISIONS or set(self.keys) & set(e.license_keys)]
         overridden = {event_id for entry in owned for event_id in entry.overrides}
         self.others = set(_roots(live)) - set(self.keys)
-        begun = [e for e in live if any(g.license_key == root and _begins(e, g) for g in e.grants)]
+        begun = [e for e in live if any(g.license_key in self.keys and _begins(e, g) for g in e.grants)]
         self.origin = next((e for e in begun if not e.is_test), begun[0])
         counted = [e for e in owned if self.origin.is_test or not e.is_test]  # a test never touches a real license
         self.entries = [e for e in counted if e.event_id not in overridden or e.event in CHARGES]
-        self.first = next(g for g in self.origin.grants if g.license_key == root)
+        self.first = next(g for g in self.origin.grants if g.license_key in self.keys)
         self.charges = [e for e in self.entries if e.event in CHARGES and self.grant_in(e)]
 
     def of(self, kind: EventKind) -> Iterator[Entry]:
@@ -175,7 +203,8 @@ class _Lineage:
         """Whether a refund takes the license back: that of its sale, or of all charges where the sale is not known."""
         if not self.hits(refund, self.origin) or not self.went_back(self.origin):
             return False
-        return self.origin.event in ISSUING or not self.unrefunded()
+        is_sale = self.origin.event in ISSUING or not self.origin.is_recurring  # or its invoice, told without it
+        return is_sale or not self.unrefunded()
 
     def unrefunded(self) -> list[Entry]:
         """The charges whose money stayed."""
@@ -248,7 +277,8 @@ class _Lineage:
         """A cancellation gives no more than was paid, where that is known: some charge tells it, or was refunded."""
         known = [until for until in untils if until is not None]
         is_exact = any(c.paid_until for c in self.periods()) or len(self.unrefunded()) < len(self.charges)
-        return min(end, max(known) + _LEEWAY) if is_exact and known and len(known) == len(untils) else end
+        is_beyond = is_exact and known and len(known) == len(untils) and end > max(known) + _LEEWAY
+        return max(known) if is_beyond else end
 
     def periods(self) -> list[Entry]:
         """The charges that count. What we took for a charge's period gives way to what the platform says it is."""
@@ -260,7 +290,7 @@ class _Lineage:
 
     def plan(self) -> tuple[str, int, tuple[PlanChange, ...]]:
         """Product, seats and the changes announced for later, by the time from which each holds."""
-        steps = [(e, g) for e in self.entries if not self.is_retold(e) and (g := self.step_in(e)) is not None]
+        steps = [(e, g) for e in self.entries if (g := self.step_in(e)) is not None]
         steps.sort(key=lambda step: _step_key(step[0]))
         now = [place for place, (entry, _) in enumerate(steps) if not _is_ahead(entry)]
         last = now[-1] if now else 0
@@ -272,27 +302,27 @@ class _Lineage:
         )
         return grant.product_id, grant.max_devices, later
 
-    def is_retold(self, entry: Entry) -> bool:
-        """Whether a sale tells this charge, too: what was sold is what that says, whichever came first."""
+    def sale_of(self, entry: Entry) -> Entry | None:
+        """The sale that tells this charge, too: what was sold is what that says, whichever came first."""
         if entry.event is not EventKind.RENEWAL or not entry.links:
-            return False
-        sales = (charge for charge in self.charges if charge.event in ISSUING)
-        return any(self.hits(sale, entry) for sale in sales)
+            return None
+        return next((charge for charge in self.charges if charge.event in ISSUING and self.hits(charge, entry)), None)
 
     def step_in(self, entry: Entry) -> Grant | None:
         if entry.event not in CHARGES and entry.event is not EventKind.SUBSCRIPTION_UPDATED:
             return None
+        if sale := self.sale_of(entry):
+            return None if sale.items else self.seats_in(entry, sale)
         if not any(grant.product_id for grant in entry.grants):
-            return self.seats_in(entry)
+            return self.seats_in(entry, self.origin) if entry.items and not entry.is_item else None
         grant = self.grant_in(entry)
         return grant if grant is not None and grant.product_id else None
 
-    def seats_in(self, entry: Entry) -> Grant | None:
-        """Of a plan whose product nobody mapped, the seats: for each as many as one of the sale had."""
-        if not entry.items:
-            return None
-        each = self.first.max_devices // max(1, self.origin.quantity)
-        return msgspec.structs.replace(self.first, max_devices=each * entry.quantity)
+    def seats_in(self, entry: Entry, sale: Entry) -> Grant | None:
+        """Of a plan whose product only its sale tells, the seats: for each as many as one of the sale had."""
+        sold = self.grant_in(sale) or self.first
+        each = sold.max_devices // max(1, sale.quantity)
+        return msgspec.structs.replace(sold, max_devices=each * entry.quantity)
 
     # ------------------------------------------------------------------------------------------- the records
     def records(self) -> Iterator[tuple[str, License]]:

@@ -10,7 +10,7 @@ import msgspec
 
 from server.domain import keys
 from server.domain.catalogue import Catalogue, Item, Product, Sold
-from server.domain.fold import fold
+from server.domain.fold import first_key, fold
 from server.domain.license import License, Reason
 from server.domain.purchase import (
     CHARGES,
@@ -170,7 +170,7 @@ class Fulfilment:
             event = _with_rhythm(event, history)
             sold = _sold(event, catalogue)
             product = sold[0].product if sold else None
-            grants = self._grants(event, catalogue, sold, before)
+            grants = self._grants(event, catalogue, sold, _by_first_key(before, history))
         else:
             product = catalogue.find(grants[0].product_id) if grants else None
         entry = _line(event, self._clock(), product, grants, names, overrides, revision, expiry)
@@ -266,6 +266,12 @@ class Fulfilment:
         )
 
 
+def _by_first_key(before: Licenses, history: Sequence[Entry]) -> Licenses:
+    """Each license once, under the key that it had at first: a line goes on to name that after a reissue."""
+    replaced = {grant.license_key: grant.replaces for entry in history for grant in entry.grants if grant.replaces}
+    return {first_key(key, replaced): license for key, license in before.items()} if replaced else before
+
+
 def _with_rhythm(event: PurchaseEvent, history: Sequence[Entry]) -> PurchaseEvent:
     """A renewal that does not say for how long it is goes on as the charges before it."""
     if event.event is not EventKind.RENEWAL or event.months is not None or event.paid_until is not None:
@@ -339,6 +345,8 @@ def completes(event: PurchaseEvent, seen: Entry) -> bool:
     asked of the platform. What the platform disowned is believed again only when it says so itself."""
     if seen.is_withdrawn:
         return event.inquiry is None and not event.is_withdrawn
+    if event.event is seen.event is EventKind.SALE and event.occurred_at and not seen.occurred_at:
+        return event.purchase_date != seen.purchase_date  # a list tells a checkout's beginning, not when it was paid
     if seen.inquiry is None:
         return _weight(event) > _weight(seen)
     return event.is_withdrawn or (event.inquiry is None and _weight(event) >= _weight(seen))

@@ -53,7 +53,7 @@ class _Application(Flask):
 def make_app(services: Services) -> Flask:
     logs.set_up_logging()
     app = _Application("server.web")
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY + 1  # so that what is read up to it is known to be too much
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # no redirects: they repeat the query, with its secret, to any Host
     app.extensions["keyledger"] = services

@@ -78,13 +78,14 @@ def error_answer(status: int, code: str, title: str, detail: str) -> Response:
 def raw_body() -> bytes:
     """The request's bytes, before anything reads them as a form; to be asked for once.
 
-    A chunked body has no length to refuse: werkzeug stops at the limit, and a cut body must not pass for a whole one.
+    A chunked body has no length to refuse: werkzeug stops a byte behind the limit, and a cut body must not pass for a
+    whole one.
     """
     told = request.environ.get("CONTENT_LENGTH") or ""
     if told.isdecimal() and "HTTP_TRANSFER_ENCODING" not in request.environ:
         return _body_of_length(int(told))
     raw = request.get_data(cache=True)
-    if request.content_length is None and len(raw) >= MAX_BODY:
+    if len(raw) > MAX_BODY:
         raise RequestEntityTooLarge
     return raw
 

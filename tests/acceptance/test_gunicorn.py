@@ -165,6 +165,14 @@ def test_a_chunked_body_that_is_too_large_is_a_413(server):
     assert answered.startswith(b"HTTP/1.1 413")
 
 
+def test_a_chunked_body_of_just_the_largest_size_is_taken(server):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+        connection.sendall(CHUNKED.encode() + chunk * 4 + b"0\r\n\r\n")
+        answered = connection.recv(65536)
+    assert answered.startswith(b"HTTP/1.1 400")
+
+
 def test_the_membership_story_over_four_workers(server):
     first = {"subscription_id": "sub", "recurrence": "monthly"}
     key = server.sale("s1", product="G-TEAM==", **first)

@@ -1283,6 +1283,20 @@ def test_an_item_that_was_mapped_to_what_the_sale_has_already_adds_its_seats(ask
     assert asking.record["max_devices"] == 4
 
 
+@pytest.mark.parametrize(("known", "unknown"), [(1, 5), (5, 3)])
+def test_what_waits_of_a_cart_changes_no_seats_of_what_was_mapped(asking, api, known, unknown):
+    sold = cart(api, "prod_wave", "prod_new")
+    lines(api, "cs_live_1", bought(quantity=known), bought("prod_new", quantity=unknown))
+    asking.sells(sold)
+    assert asking.record.get("max_devices", 1) == known
+    catalogue = copy.deepcopy(CATALOGUE)
+    catalogue["products"]["new"] = {"name": "New", "platform_ids": {"stripe": ["prod_new"]}}
+    asking.write_catalogue(catalogue)
+    backlog(asking).complete_all()
+    seats = {record["product_id"]: record.get("max_devices", 1) for record in asking.licenses().values()}
+    assert seats == {"wave": known, "new": unknown}
+
+
 def test_a_cart_told_again_waits_once(asking, api):
     sold = cart(api, "prod_wave", "prod_new")
     asking.sells(sold)
