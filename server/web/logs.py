@@ -6,6 +6,8 @@ import logging
 import re
 import sys
 import time
+from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import TextIO
 
@@ -43,18 +45,17 @@ def _second(moment: int) -> str:
 
 class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        said: dict[str, object] = {
-            "ts": _second(int(record.created)),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if has_request_context() and (request_id := g.get("request_id")):
-            said["request_id"] = request_id
-        said |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        fields = {name: value for name, value in vars(record).items() if name not in _STANDARD}
         if record.exc_info:
-            said["error"] = self.formatException(record.exc_info)
-        return masked(_encode(said).decode())
+            fields["error"] = self.formatException(record.exc_info)
+        return _line(record.created, record.levelname.lower(), record.name, record.getMessage(), fields)
+
+
+def _line(moment: float, level: str, logger: str, message: str, fields: Mapping[str, object]) -> str:
+    said: dict[str, object] = {"ts": _second(int(moment)), "level": level, "logger": logger, "message": message}
+    if has_request_context() and (request_id := g.get("request_id")):
+        said["request_id"] = request_id
+    return masked(_encode({**said, **fields}).decode())
 
 
 class _Stderr(logging.StreamHandler[TextIO]):
@@ -66,6 +67,34 @@ class _Stderr(logging.StreamHandler[TextIO]):
     @property
     def stream(self) -> TextIO:  # type: ignore[override]
         return sys.stderr
+
+    def tell(self, logger: str, message: str, fields: Mapping[str, object]) -> None:
+        try:
+            line = _line(time.time(), "info", logger, message, fields) + self.terminator
+            with self.lock or nullcontext():
+                self.stream.write(line)
+                self.flush()
+        except Exception:  # as every handler does: a log that takes nothing stops no sale
+            self.handleError(logging.makeLogRecord({"name": logger, "msg": message}))
+
+
+_OURS = _Stderr()
+
+
+def info(logger: logging.Logger, message: str, fields: Mapping[str, object]) -> None:
+    """As `logger.info` with these as `extra`, for the lines of nearly every request: where nobody but our own handler
+    hears them, no record is made and handed around, which costs more than the line."""
+    if _only_ours_hears(logger) and logger.isEnabledFor(logging.INFO):
+        _OURS.tell(logger.name, message, fields)
+    else:
+        logger.info(message, extra=fields)
+
+
+def _only_ours_hears(logger: logging.Logger) -> bool:
+    root = logger.parent
+    if root is None or root.name != "server" or root.propagate or root.handlers != [_OURS]:
+        return False
+    return not (logger.handlers or logger.filters or _OURS.filters or _OURS.level)
 
 
 def _mask_record(record: logging.LogRecord) -> bool:
@@ -83,8 +112,7 @@ def set_up_logging() -> None:
     logging._srcfile = None
     logger = logging.getLogger("server")
     if not logger.handlers:
-        handler = _Stderr()
-        handler.setFormatter(JsonLines())
-        logger.addHandler(handler)
+        _OURS.setFormatter(JsonLines())
+        logger.addHandler(_OURS)
         logger.setLevel(logging.INFO)
         logger.propagate = False

@@ -13,6 +13,7 @@ from server.domain.keys import license_id
 from server.domain.purchase import PAID, Entry
 from server.errors import PlatformOff, Unverified
 from server.platforms import WebhookRequest
+from server.web import logs
 from server.web.responses import answer, raw_body
 from server.web.services import services
 
@@ -46,16 +47,14 @@ def take(platform: str) -> list[Entry]:
         raise
     entries = ours.inquiries.record(events)
     for entry in entries:
-        log.info(
-            "webhook recorded",
-            extra={
-                "platform": platform,
-                "seq": entry.seq,
-                "event": entry.event,
-                "outcome": entry.outcome,
-                "licenses": [license_id(key) for key in entry.license_keys],
-            },
-        )
+        fields = {
+            "platform": platform,
+            "seq": entry.seq,
+            "event": entry.event,
+            "outcome": entry.outcome,
+            "licenses": [license_id(key) for key in entry.license_keys],
+        }
+        logs.info(log, "webhook recorded", fields)
     return entries
 
 

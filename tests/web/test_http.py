@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
 import re
 
 import pytest
+from flask import g
 
+from server.web import logs
 from server.web.logs import JsonLines, masked
 from server.wiring import build
 from tests.conftest import SECRET, Shop, sale_ping, settings_for
@@ -52,6 +55,37 @@ def test_a_body_shorter_than_its_length_is_refused(shop):
     answered = shop.client.post(f"/api/v1/webhooks/gumroad?secret={SECRET}", environ_overrides=cut)
     assert answered.status_code == 400
     assert shop.ledger() == []
+
+
+def test_the_line_of_a_request_is_the_same_whoever_else_hears_it(shop, capsys, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("server"), "handlers", [logs._OURS])
+    logger, fields = (
+        logging.getLogger("server.web.webhooks"),
+        {"platform": "gumroad", "why": "ann@example.com", "seq": 7},
+    )
+    with shop.app.test_request_context():
+        g.request_id = "abc"
+        assert logs._only_ours_hears(logger)
+        logs.info(logger, "said", fields)
+        logger.addFilter(bool)  # any filter of a host's
+        logs.info(logger, "said", fields)
+        logger.removeFilter(bool)
+    alone, heard_too = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert [*alone] == "ts level logger message request_id platform why seq".split()
+    assert alone | {"ts": ""} == heard_too | {"ts": ""}
+    assert alone["why"] == "***@***"
+
+
+class FullDisk(io.StringIO):
+    def write(self, text):
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+
+def test_a_log_that_takes_nothing_stops_no_sale(shop, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("server"), "handlers", [logs._OURS])
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    monkeypatch.setattr("sys.stderr", FullDisk())
+    assert shop.sale()
 
 
 def test_cors_is_for_exact_origins_under_api(tmp_path, clock):
