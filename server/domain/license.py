@@ -42,7 +42,7 @@ class PlanChange(msgspec.Struct, frozen=True, gc=False):
     max_devices: int
 
 
-class License(msgspec.Struct, kw_only=True, omit_defaults=True):
+class License(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """A record of `licenses.json`: eleven fields always, the others only when they differ from their default.
 
     The first device stands in `hardware_id` and `device_name`, further ones in `devices`. `expiry_date` None is for

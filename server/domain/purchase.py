@@ -86,7 +86,7 @@ class Inquiry(StrEnum):
     CHARGE = "charge"  # how does the charge of this dispute stand?
 
 
-class PurchaseEvent(msgspec.Struct, frozen=True, kw_only=True):
+class PurchaseEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a platform says, in our words.
 
     `sale_id` names the charge that the event is about, `links` are further names of it; `subscription_id` is what its
@@ -163,7 +163,7 @@ class PurchaseEvent(msgspec.Struct, frozen=True, kw_only=True):
         return event_name(self.source, self.event_id)
 
 
-class Grant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Grant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What one entry decided for one license: product, key, seats and until when it is paid (None: for life).
 
     Without a key it is for the license of its subscription; without a product it says nothing of plan and seats.
@@ -182,7 +182,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     replaces: str | None = None
 
 
-class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
+class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """A line of the ledger. The fields up to `prev` are in every line; the others only where they say something.
 
     `overrides` lists the event_ids that an owner's decision sets aside for the licenses it names. `revision` counts
