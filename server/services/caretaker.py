@@ -15,7 +15,7 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 Task = Callable[[], float | None]
-_REST = 0.1  # seconds before a run, so that a burst is one run
+_REST = 0.25  # seconds before a run, so that a burst is one run: each opens and locks files, however little is due
 
 
 class Caretaker:
