@@ -7,15 +7,16 @@ import os
 import signal
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from server.storage import durable, flatfile, letterbox, log, usage, view
 
+T = TypeVar("T")
 Tell = Callable[[Any], None]
 MODULES: tuple[ModuleType, ...] = (durable, flatfile, letterbox, log, usage, view)
 CHANGES = ("open", "write", "fsync", "ftruncate", "replace", "close")
@@ -118,6 +119,30 @@ def together(works: Iterable[Callable[[Tell, Callable[[], None]], None]]) -> lis
     return told
 
 
+def spread(deed: Callable[[T], Any], things: Sequence[T]) -> Iterator[Any]:
+    """What the deed makes of each thing, by as many forked workers as there are processors; what fails there fails
+    here, and names the thing."""
+    number = min(os.cpu_count() or 1, len(things))
+
+    def worker(place: int) -> Callable[[Tell], None]:
+        def work(tell: Tell) -> None:
+            for thing in things[place::number]:
+                try:
+                    tell([deed(thing), None])
+                except BaseException:
+                    tell([None, f"{thing!r}\n{traceback.format_exc()}"])
+                    return
+
+        return work
+
+    with children(worker(place) for place in range(number)) as started:
+        for place in range(len(things)):
+            told = started[place % number].hear()
+            assert told is not None, "a worker ended before its time"
+            assert told[1] is None, told[1]
+            yield told[0]
+
+
 class Tap:
     """`os` as the storage sees it: every call that changes the disk goes through `call`."""
 
@@ -170,3 +195,10 @@ class Killer(Tap):
 
     def die(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def failing(number: int) -> Callable[..., None]:
+    def fail(*given: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail

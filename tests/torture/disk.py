@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.storage.processes import Tap, Tell
+from tests.torture.processes import Tap, Tell
 
 Folder = dict[str, bytes]
 

@@ -17,8 +17,8 @@ from server.errors import DamagedFile, StorageUnavailable
 from server.storage import durable, log
 from server.storage.flatfile import FlatFileStore
 from tests.storage.backroom import BackRoom, chain, letter, open_descriptors, records, room_for
-from tests.storage.processes import Child, Tap, Tell, children
-from tests.storage.promises import DAY, KEYS, SALES, deliver_again, kept
+from tests.torture.processes import Child, Tap, Tell, children, failing
+from tests.torture.promises import DAY, KEYS, SALES, deliver_again, kept
 
 SHORT_DAY = [*DAY[:3], *DAY[3:6:2], *DAY[6:10], DAY[11]]
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
@@ -161,13 +161,6 @@ def refused_but_seen() -> bool:
         with pytest.raises(StorageUnavailable):
             room.sell("s2", "G-TEAM")
         return other.store.find_license(KEYS["s2"]) is not None
-
-
-def failing(number: int) -> Callable[..., None]:
-    def fail(*given: Any) -> None:
-        raise OSError(number, os.strerror(number))
-
-    return fail
 
 
 # ------------------------------------------------------------------------------------------------ a failed fsync

@@ -9,9 +9,9 @@ from typing import Any
 
 from server.storage import durable, log
 from tests.storage.backroom import BackRoom, room_for
-from tests.storage.disk import Folder, Recorder, WeakDisk
-from tests.storage.processes import Child, Tell
-from tests.storage.promises import DAY, LETTERS, TIDY, Step, bind, check, live, sell
+from tests.torture.disk import Folder, Recorder, WeakDisk
+from tests.torture.processes import Child, Tell
+from tests.torture.promises import DAY, LETTERS, TIDY, Step, bind, check, live, sell
 
 MORNING: list[Step] = [sell("s1"), sell("s2"), bind("s2", "d1")]
 AGAIN: list[Step] = [sell("s1"), sell("s2"), bind("s2", "d2")]

@@ -18,7 +18,7 @@ from server.services.seats import Seats, Verdict
 from server.storage import durable
 from server.storage.flatfile import FlatFileStore
 from tests.storage.backroom import BackRoom, chain, counted, device_line, from_logs, records, room_for, written
-from tests.storage.processes import Child, Killer, Tell, together
+from tests.torture.processes import Child, Killer, Tell, together
 
 SALES = [f"s{number}" for number in range(200)]
 WORKERS = 4
@@ -326,25 +326,3 @@ def test_validations_of_all_workers_are_counted():
         store = BackRoom(folder).store
         store.tidy(force=True)
         assert counted(store) == {key: 120}
-
-
-# ------------------------------------------------------------------------------------------------ reading
-def test_a_reader_knows_what_a_writer_was_promised():
-    """Ping-pong: each sale that one process was promised is a license for the other one, at once."""
-    with room_for() as folder:
-        reader = BackRoom(folder)
-
-        def write(tell: Tell) -> None:
-            room = BackRoom(folder)
-            for number in range(300):
-                tell(room.sell(f"s{number}"))
-                if number % 40 == 0:
-                    room.store.tidy(force=True)
-
-        child = Child(write)
-        count = 0
-        while (key := child.hear()) is not None:
-            assert reader.store.find_license(key) is not None
-            count += 1
-        child.end()
-        assert (count, child.status) == (300, 0)
