@@ -46,7 +46,7 @@ class Outbox:
     ) -> None:
         self._store, self._box, self._clock = store, store.letterbox, clock
         self._sender = Sender(store, mailer, catalogue, inquiries, settings, clock)
-        self._owner = settings.owner_email
+        self._owner, self._delivers = settings.owner_email, mailer.delivers
         self._complaint: str | None = None
         self._told: set[str] = set()
 
@@ -104,14 +104,18 @@ class Outbox:
                 yield mark, entries, looked_at
 
     def _queue(self, mark: Mark, entries: Sequence[Entry], since: datetime) -> None:
-        """One write a batch, not durable: where it is lost or torn it is redone from the ledger."""
+        """Where the letters or the mark are lost or torn they are redone from the ledger. But a mark without its letters
+        would lose them, and a disk may keep the later of two bytes: so they are on disk before the mark is written.
+        """
         now = self._clock()
         owed = [letter for entry in entries if entry.timestamp > since for letter in letters_owed(entry, self._owner)]
         for letter in owed:
             letter.at = letter.first_at = now
         if old := sum(len(letters_owed(entry, None)) for entry in entries if entry.timestamp <= since):
             log.warning("outbox: %d letters owed before %s are left alone", old, since.isoformat())
-        self._box.write([*owed, Letter(id=_COVERS, covers=mark, at=now)], durably=False)
+        if owed:
+            self._box.write(owed, durably=self._delivers)
+        self._box.write([Letter(id=_COVERS, covers=mark, at=now)], durably=False)
 
     def _complain(self, text: str) -> None:
         if text != self._complaint:

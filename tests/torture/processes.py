@@ -130,7 +130,7 @@ def spread(deed: Callable[[T], Any], things: Sequence[T]) -> Iterator[Any]:
                 try:
                     tell([deed(thing), None])
                 except BaseException:
-                    tell([None, f"{thing!r}\n{traceback.format_exc()}"])
+                    tell([None, f"{thing!r:.400}\n{traceback.format_exc()}"])
                     return
 
         return work
