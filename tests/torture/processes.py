@@ -7,8 +7,9 @@ import os
 import signal
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import cycle, islice
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -119,28 +120,32 @@ def together(works: Iterable[Callable[[Tell, Callable[[], None]], None]]) -> lis
     return told
 
 
-def spread(deed: Callable[[T], Any], things: Sequence[T]) -> Iterator[Any]:
+def spread(deed: Callable[[T], Any], things: Iterable[T]) -> Iterator[Any]:
     """What the deed makes of each thing, by as many forked workers as there are processors; what fails there fails
-    here, and names the thing."""
-    number = min(os.cpu_count() or 1, len(things))
+    here, and names the thing. Each worker runs through all the things and takes its share."""
+    number = os.cpu_count() or 1
 
     def worker(place: int) -> Callable[[Tell], None]:
         def work(tell: Tell) -> None:
-            for thing in things[place::number]:
+            for thing in islice(things, place, None, number):
                 try:
                     tell([deed(thing), None])
                 except BaseException:
-                    tell([None, f"{thing!r:.400}\n{traceback.format_exc()}"])
+                    tell([None, f"{str(thing)[:400]}\n{traceback.format_exc()}"])
                     return
 
         return work
 
     with children(worker(place) for place in range(number)) as started:
-        for place in range(len(things)):
-            told = started[place % number].hear()
-            assert told is not None, "a worker ended before its time"
+        for child in cycle(started):
+            if (told := child.hear()) is None:  # then those behind it have no more either
+                break
             assert told[1] is None, told[1]
             yield told[0]
+        for child in started:
+            assert child.hear() is None
+            child.end()
+        assert [child.status for child in started] == [0] * number, "a worker ended before its time"
 
 
 class Tap:
