@@ -104,8 +104,8 @@ class Outbox:
                 yield mark, entries, looked_at
 
     def _queue(self, mark: Mark, entries: Sequence[Entry], since: datetime) -> None:
-        """Where the letters or the mark are lost or torn they are redone from the ledger. But a mark without its letters
-        would lose them, and a disk may keep the later of two bytes: so they are on disk before the mark is written.
+        """Where the letters or the mark are lost or torn they are redone from the ledger. But a mark without its
+        letters would lose them, and a disk may keep the later of two bytes: they are on disk before it is written.
         """
         now = self._clock()
         owed = [letter for entry in entries if entry.timestamp > since for letter in letters_owed(entry, self._owner)]

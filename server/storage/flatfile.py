@@ -230,14 +230,18 @@ class FlatFileStore(Store):
             raise
 
     def _catch_up_all(self) -> None:
-        """The ledger first, then the device log; bindings of licenses not seen yet wait in the index."""
+        """The ledger first, then the device log; bindings of licenses not seen yet wait in the index.
+
+        What was bound meanwhile may rest on a line of the ledger that came meanwhile too. So both are read until
+        neither has news: then what is known was so at one moment.
+        """
         news = False
-        while entries := self.ledger.read_new():
-            self._apply_entries(entries)
+        while (entries := self.ledger.read_new()) or (lines := self.devices.read_new()):
             news = True
-        while lines := self.devices.read_new():
-            self._apply_devices(lines)
-            news = True
+            if entries:
+                self._apply_entries(entries)
+            else:
+                self._apply_devices(lines)
         if self._is_time_to_look(news) and self._take_newer_view():
             self._catch_up_all()
 

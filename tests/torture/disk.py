@@ -58,13 +58,13 @@ class _File:
         ]
 
     def torn_anywhere(self) -> Iterator[bytes]:
-        """Torn at every byte, with the rest lost or zeros; and with a hole up to every tenth byte."""
+        """Torn at every byte; with the rest zeros from every tenth one on; with a hole up to every tenth."""
         if self.now.startswith(self.synced):
             rest = self.now[len(self.synced) :]
             for cut in range(len(rest)):
                 yield self.synced + rest[:cut]
-                yield self.synced + rest[:cut] + bytes(len(rest) - cut)
             for cut in range(0, len(rest), 10):
+                yield self.synced + rest[:cut] + bytes(len(rest) - cut)
                 yield self.synced + bytes(cut) + rest[cut:]
 
 
@@ -138,8 +138,7 @@ class WeakDisk:
             yield dict(zip(map(_name, names), choice, strict=True))
         for path, file in names.items():
             for data in file.torn_anywhere():
-                for others in (0, 1):
-                    yield {_name(one): _pick(found, others) for one, found in states.items()} | {_name(path): data}
+                yield {_name(one): found[0] for one, found in states.items()} | {_name(path): data}
 
     def _name_choices(self) -> Iterator[dict[str, _File]]:
         """The folder's changes that were not fsynced: the first of them, up to all, or the last one alone."""
