@@ -40,6 +40,7 @@ SMALL_SHOP = 10_000
 PATIENCE = 4.0  # seconds for a lock: less than the 5 that Gumroad waits for an answer
 _RELOAD_FROM = 256
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
+_MOVE = "Move DATA_DIR to a disk that knows flock"
 _VERIFY_UP_TO = 16 << 20
 _LOOK_AGAIN = 1.0  # seconds until readers look again whether a damaged file was mended: each look reads the whole view
 _DERIVED = ("_view", "_view_seen", "_index", "_changed", "_recent", "_recent_lines", "_count")
@@ -106,16 +107,17 @@ class FlatFileStore(Store):
     def _check_locks(self) -> None:
         try:
             durable.make_folder(self.folder)
-            with self._folder_lock.held():
-                pass
+            excludes = self._folder_lock.excludes()
         except (OSError, StorageUnavailable) as error:
             if not self.folder.is_dir():
                 raise DamagedFile(str(self.folder), 0, f"cannot be used ({error})", "Check DATA_DIR") from error
             if getattr(error.__cause__, "errno", None) in _NO_LOCKS:
-                remedy = "Move DATA_DIR to a disk that knows flock"
-                raise DamagedFile(str(self.folder), 0, f"locks do not work here ({error})", remedy) from error
+                raise DamagedFile(str(self.folder), 0, f"locks do not work here ({error})", _MOVE) from error
             self._write_trouble = str(error)
             log.error("storage: starting without writing", extra={"detail": str(error)})
+        else:
+            if not excludes:
+                raise DamagedFile(str(self.folder), 0, "locks do not work here (two can hold one)", _MOVE)
 
     def _load(self) -> bool:
         """Take the written view and index, or start from nothing; False when the view has to be written anew."""

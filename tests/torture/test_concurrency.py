@@ -103,7 +103,7 @@ def test_mutant_no_lock_is_caught(monkeypatch):
     assert is_broken(in_a_room(deliver_at_once, opened_after))
 
 
-def test_mutant_no_look_for_the_event_is_caught(monkeypatch):
+def test_mutant_no_dedup_is_caught(monkeypatch):
     monkeypatch.setattr(FlatFileStore, "find_event", lambda self, identity: None)
     assert is_broken(in_a_room(deliver_at_once, opened_after))
 
@@ -116,6 +116,7 @@ def test_mutant_deciding_before_catching_up_is_caught(monkeypatch):
 def test_mutant_a_lock_that_a_fork_inherits_is_caught(monkeypatch):
     """One descriptor over all workers: flock knows it as one holder."""
     forever = property(lambda self: os.getpid(), lambda self, pid: None)
+    monkeypatch.setattr(durable.FolderLock, "forget", lambda self: None)
 
     def inherited(folder: Path) -> Callable[[], BackRoom]:
         room = BackRoom(folder)
