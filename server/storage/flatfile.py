@@ -134,6 +134,7 @@ class FlatFileStore(Store):
         books = view.books
         self._check_covered(self.ledger, books.ledger)
         self._check_covered(self.devices, books.devices)
+        self._check_nothing_is_gone()
         self._view = view  # not before: where the logs were cut, what is known still serves
         self._forget()
         self.ledger.mark, self.devices.mark = books.ledger, books.devices
@@ -158,6 +159,17 @@ class FlatFileStore(Store):
                 f"licenses.json rests on its first {mark.position} bytes, but they were cut or changed",
                 f"{RESTORE}. If the shortened file is what you want, delete licenses.json and start again",
             )
+
+    def _check_nothing_is_gone(self) -> None:
+        """A shop without a ledger is an empty one only if nothing else tells that something was sold."""
+        if self.ledger.size():
+            return
+        index = self.folder / "history.idx"
+        for path, tells in ((self.devices.path, self.devices.size()), (index, read_index(index).covered.ledger.seq)):
+            if tells:
+                remedy = f"Restore purchases.jsonl from a backup. To start with no licenses, move {path.name} away"
+                detail = f"is missing or empty, but {path.name} tells of what was sold"
+                raise DamagedFile(self.ledger.path.name, 0, detail, remedy)
 
     def _load_index(self, books: Books) -> None:
         index = read_index(self.folder / "history.idx")
