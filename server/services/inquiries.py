@@ -130,7 +130,8 @@ class Inquiries:
         if platform is None:
             raise PlatformUnreachable(f"{event.source} is not configured any more")
         until, why = self._resting.get(event.source, (self._clock(), None))
-        if why is not None and self._clock() < until:
+        left = until - self._clock()
+        if why is not None and timedelta(0) < left <= LONGEST_REST:  # more: the clock was set back meanwhile
             raise PlatformUnreachable(why.detail, why.is_refused)
         try:
             return platform.answer(event)

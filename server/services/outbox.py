@@ -21,7 +21,7 @@ from server.services.catalogue_file import CatalogueFile
 from server.services.inquiries import Inquiries
 from server.services.letters import DELIVERY, PLATFORM, letters_owed
 from server.services.mailer import Mailer
-from server.services.sending import GIVE_UP, SERVER, Sender, SendReport, pause_left
+from server.services.sending import BACKOFF, GIVE_UP, SERVER, Sender, SendReport, pause_left, wait
 from server.settings import Settings
 from server.storage.base import Letter, Progress, Store, no_progress
 from server.storage.log import START, Mark
@@ -68,8 +68,8 @@ class Outbox:
             waiting, now = self._box.waiting(), self._clock()
             report.waiting = len(waiting)
             if waiting:
-                soonest = min(letter.next_at or now for letter in waiting)
-                report.next_due = max(0.0, (soonest - now).total_seconds(), pause_left(self._box, now))
+                soonest = min(wait(letter, now, BACKOFF[-1]) for letter in waiting)
+                report.next_due = max(soonest, pause_left(self._box, now))
             return report
         except StorageUnavailable as error:
             log.error("outbox: stopped, since what is sent could not be written down: %s", error.detail)

@@ -76,7 +76,7 @@ class Sender:
     def work_off(self, limit: int | None, progress: Progress) -> SendReport:
         """Send what is due, at most `limit` letters; the caller holds the turn. Raises StorageUnavailable."""
         run, now = _Run(self), self.clock()
-        due = [letter for letter in self.box.waiting() if letter.next_at is None or letter.next_at <= now]
+        due = [letter for letter in self.box.waiting() if not wait(letter, now, BACKOFF[-1])]
         inquiries = [letter for letter in due if letter.kind == INQUIRY]
         try:
             run.ask(inquiries[:limit], progress)
@@ -260,4 +260,11 @@ class _Run:
 def pause_left(box: LetterBox, now: datetime) -> float:
     """Seconds for which the mail server is left alone, by every process."""
     server = box.note(SERVER)
-    return max(0.0, (server.next_at - now).total_seconds()) if server and server.next_at else 0.0
+    return wait(server, now, PAUSES[-1]) if server else 0.0
+
+
+def wait(letter: Letter, now: datetime, longest: timedelta) -> float:
+    """Seconds until it is time. Nobody is told to wait for longer than the longest pause: a time beyond it was written
+    down while this machine's clock was ahead, and is over."""
+    left = letter.next_at - now if letter.next_at else timedelta(0)
+    return max(0.0, left.total_seconds()) if left <= longest else 0.0

@@ -18,10 +18,12 @@ from server.services.seats import Seats, Verdict
 from server.storage import durable
 from server.storage.flatfile import FlatFileStore
 from tests.storage.backroom import BackRoom, chain, counted, device_line, from_logs, records, room_for, written
+from tests.torture.account import Torture
 from tests.torture.processes import Child, Killer, Tell, together
 
 SALES = [f"s{number}" for number in range(200)]
 WORKERS = 4
+AGAIN = 1000  # times that a killed worker is started again
 Begin = Callable[[], None]
 Work = Callable[[Tell, Begin], None]
 
@@ -138,12 +140,14 @@ def deliver_among_kills(folder: Path, sales: list[str], workers: int) -> int:
                 room.store.tidy()
 
         def supervise(tell: Tell, begin: Begin) -> None:
-            died = 0
             begin()
-            while (child := Child(deliver)).told() and child.status:
-                died += 1
+            for died in range(AGAIN):
+                child = Child(deliver)
+                child.told()
+                if child.status == 0:
+                    return tell(died)
                 chance.random()
-            tell(died)
+            raise AssertionError("it was killed all the time")
 
         chance = random.Random(number)
         return supervise
@@ -157,16 +161,13 @@ def deliver_among_kills(folder: Path, sales: list[str], workers: int) -> int:
     return deaths
 
 
-def test_workers_that_are_killed_at_chance_moments_issue_each_sale_once():
+def test_workers_that_are_killed_at_chance_moments_issue_each_sale_once(torture: Torture) -> None:
+    sales = [f"s{number}" for number in range(torture.of(200, 1500))]
     with room_for() as folder:
-        assert deliver_among_kills(folder, SALES, 8) > 8
-
-
-@pytest.mark.slow
-def test_many_sales_among_many_kills_are_issued_once():
-    sales = [f"s{number}" for number in range(4000)]
-    with room_for() as folder:
-        assert deliver_among_kills(folder, sales, 8) > 8
+        deaths = deliver_among_kills(folder, sales, 8)
+    torture.tried("sales by eight workers among kills, each issued once", len(sales))
+    torture.tried("of these workers killed", deaths)
+    assert deaths > 8
 
 
 def deliver_by_threads(folder: Path) -> None:
