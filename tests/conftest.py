@@ -13,6 +13,7 @@ import pytest
 from server.settings import Settings
 from server.web.app import make_app
 from server.wiring import build
+from tests.torture.account import pytest_terminal_summary as pytest_terminal_summary  # here, where every run loads it
 
 SECRET = "gumroad-secret-of-the-tests-1234"
 OWNER_KEY = "owner-key-of-the-tests-1234"

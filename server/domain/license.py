@@ -139,13 +139,14 @@ def devices_after(lines: list[DeviceLine]) -> list[Device]:
 def recent_devices(lines: list[DeviceLine], now: datetime) -> set[str]:
     """The devices that were bound in the window before `now`; a reset by the owner starts the count anew.
 
-    A device that comes and goes is one: an app may free its seat whenever it ends.
+    A device that comes and goes is one: an app may free its seat whenever it ends. What was bound while this machine's
+    clock was ahead counts only where it was not far ahead: it must not lock anybody out until that time has come.
     """
     devices: set[str] = set()
     for line in lines:
         if line.event is DeviceEvent.RESET:
             devices.clear()
-        elif line.event is DeviceEvent.ACTIVATION and line.hardware_id and line.timestamp > now - MOVES_WINDOW:
+        elif line.event is DeviceEvent.ACTIVATION and line.hardware_id and abs(now - line.timestamp) < MOVES_WINDOW:
             devices.add(line.hardware_id)
     return devices
 

@@ -148,7 +148,8 @@ class Inquiries:
         if platform is None:
             raise PlatformUnreachable(f"{event.source} is not configured any more")
         rest = self._resting.get(event.source)
-        if rest is not None and self._clock() < rest.until:
+        left = rest.until - self._clock() if rest is not None else timedelta(0)
+        if rest is not None and timedelta(0) < left <= LONGEST_REST:  # more: the clock was set back meanwhile
             raise PlatformUnreachable(rest.why.detail, rest.why.is_refused)
         try:
             answered = platform.answer(event)

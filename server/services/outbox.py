@@ -21,7 +21,7 @@ from server.services.catalogue_file import CatalogueFile
 from server.services.inquiries import Inquiries
 from server.services.letters import DELIVERY, PLATFORM, letters_owed
 from server.services.mailer import Mailer
-from server.services.sending import GIVE_UP, SERVER, Sender, SendReport, pause_left
+from server.services.sending import BACKOFF, GIVE_UP, SERVER, Sender, SendReport, pause_left, wait
 from server.settings import Settings
 from server.storage.base import Letter, Progress, Store, no_progress
 from server.storage.log import START, Mark
@@ -46,7 +46,7 @@ class Outbox:
     ) -> None:
         self._store, self._box, self._clock = store, store.letterbox, clock
         self._sender = Sender(store, mailer, catalogue, inquiries, settings, clock)
-        self._owner = settings.owner_email
+        self._owner, self._delivers = settings.owner_email, mailer.delivers
         self._complaint: str | None = None
         self._told: set[str] = set()
 
@@ -69,8 +69,8 @@ class Outbox:
             waiting, now = self._box.waiting(), self._clock()
             report.waiting = len(waiting)
             if waiting:
-                soonest = min(letter.next_at or now for letter in waiting)
-                report.next_due = max(0.0, (soonest - now).total_seconds(), pause_left(self._box, now))
+                soonest = min(wait(letter, now, BACKOFF[-1]) for letter in waiting)
+                report.next_due = max(soonest, pause_left(self._box, now))
             return report
         except StorageUnavailable as error:
             log.error("outbox: stopped, since what is sent could not be written down: %s", error.detail)
@@ -105,14 +105,18 @@ class Outbox:
                 yield mark, entries, looked_at
 
     def _queue(self, mark: Mark, entries: Sequence[Entry], since: datetime) -> None:
-        """One write a batch, not durable: where it is lost or torn it is redone from the ledger."""
+        """Where the letters or the mark are lost or torn they are redone from the ledger. But a mark without its
+        letters would lose them, and a disk may keep the later of two bytes: they are on disk before it is written.
+        """
         now = self._clock()
         owed = [letter for entry in entries if entry.timestamp > since for letter in letters_owed(entry, self._owner)]
         for letter in owed:
             letter.at = letter.first_at = now
         if old := sum(len(letters_owed(entry, None)) for entry in entries if entry.timestamp <= since):
             log.warning("outbox: %d letters owed before %s are left alone", old, since.isoformat())
-        self._box.write([*owed, Letter(id=_COVERS, covers=mark, at=now)], durably=False)
+        if owed:
+            self._box.write(owed, durably=self._delivers)
+        self._box.write([Letter(id=_COVERS, covers=mark, at=now)], durably=False)
 
     def _complain(self, text: str) -> None:
         if text != self._complaint:

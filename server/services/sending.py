@@ -76,7 +76,7 @@ class Sender:
     def work_off(self, limit: int | None, progress: Progress, by_hand: bool = False) -> SendReport:
         """Send what is due, at most `limit` letters; the caller holds the turn. Raises StorageUnavailable."""
         run, now = _Run(self), self.clock()
-        due = [x for x in self.box.waiting() if not x.next_at or x.next_at <= now or (by_hand and x.kind == INQUIRY)]
+        due = [x for x in self.box.waiting() if not wait(x, now, BACKOFF[-1]) or (by_hand and x.kind == INQUIRY)]
         if by_hand:
             self.inquiries.wake()
         inquiries = [letter for letter in due if letter.kind == INQUIRY]
@@ -262,4 +262,11 @@ class _Run:
 def pause_left(box: LetterBox, now: datetime) -> float:
     """Seconds for which the mail server is left alone, by every process."""
     server = box.note(SERVER)
-    return max(0.0, (server.next_at - now).total_seconds()) if server and server.next_at else 0.0
+    return wait(server, now, PAUSES[-1]) if server else 0.0
+
+
+def wait(letter: Letter, now: datetime, longest: timedelta) -> float:
+    """Seconds until it is time. Nobody is told to wait for longer than the longest pause: a time beyond it was written
+    down while this machine's clock was ahead, and is over."""
+    left = letter.next_at - now if letter.next_at else timedelta(0)
+    return max(0.0, left.total_seconds()) if left <= longest else 0.0

@@ -10,8 +10,9 @@ import fcntl
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import filelock
@@ -60,48 +61,131 @@ class FolderLock(Lock):
 
     flock excludes other processes and a mutex the threads of this one. It polls, so that a stopped holder costs its
     waiters their patience and not their worker.
+
+    Where somebody deletes the lock file, others would lock a new one beside its holder. So the folder is locked as
+    well; and where a file system locks no folders (NFS), whoever has the file looks whether it is still the one of
+    that name. A forked child lets go of what it inherited: it would hold the lock of a parent that was killed.
     """
 
     _POLL = 0.0005  # seconds; a sale holds the lock for about as long
+
+    def __init__(self, path: Path, patience: float) -> None:
+        super().__init__(path, patience)
+        self._name = str(path)
+        self._descriptor = self._folder = -1
+        _FOLDER_LOCKS.add(self)
 
     @contextmanager
     def held(self, wait: bool = True) -> Iterator[None]:
         with self._birth:
             if self._pid != os.getpid():
-                self._descriptor, self._mutex, self._pid = self._open(), threading.Lock(), os.getpid()
+                self._open()
+                self._mutex, self._folder, self._pid = threading.Lock(), self._open_folder(), os.getpid()
         deadline = time.monotonic() + (self.patience if wait else 0)
         if not self._mutex.acquire(timeout=self.patience if wait else 0):
             raise StorageUnavailable(f"{self.path.name} is held by another thread")
         try:
-            self._flock(deadline)
+            self._lock_both(deadline)
             try:
                 yield
             finally:
-                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+                self._unlock_both()
         finally:
             self._mutex.release()
 
-    def close(self) -> None:
-        if self._pid == os.getpid():
-            os.close(self._descriptor)
-            self._pid = 0
+    def excludes(self) -> bool:
+        """Whether locks work here: while it is held, a second descriptor of its file must be refused."""
+        with self.held():
+            other = os.open(self._name, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            finally:
+                os.close(other)
+        return False
 
-    def _open(self) -> int:
+    def close(self) -> None:
+        self._pid = 0
+        for descriptor in (self._descriptor, self._folder):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._descriptor = self._folder = -1
+
+    def forget(self) -> None:
+        """In a child that was forked just now."""
+        self._birth = threading.Lock()
+        self.close()
+
+    def _open(self) -> None:
         try:
-            return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+            self._descriptor = os.open(self._name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+            self._inode = os.fstat(self._descriptor).st_ino  # not given to another file while this one is open
         except OSError as error:
             raise StorageUnavailable(f"{self.path.name} cannot be opened: {error.strerror}") from error
 
-    def _flock(self, deadline: float) -> None:
+    def _open_folder(self) -> int:
+        """-1 where folders cannot be locked."""
+        with suppress(OSError):
+            descriptor = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            except BlockingIOError:  # somebody else is in
+                return descriptor
+            except OSError:
+                os.close(descriptor)
+                raise
+            return descriptor
+        return -1
+
+    def _lock_both(self, deadline: float) -> None:
+        self._flock(self._descriptor, deadline)
+        while not self._is_in_place():
+            os.close(self._descriptor)
+            self._open()
+            self._flock(self._descriptor, deadline)
+        if self._folder >= 0:
+            try:
+                self._flock(self._folder, deadline)
+            except StorageUnavailable:
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+                raise
+
+    def _unlock_both(self) -> None:
+        if not self._pid:  # a child that was forked inside: the lock is its parent's
+            return
+        if self._folder >= 0:
+            fcntl.flock(self._folder, fcntl.LOCK_UN)
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def _flock(self, descriptor: int, deadline: float) -> None:
         while True:
             try:
-                return fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() >= deadline:
                     raise StorageUnavailable(f"{self.path.name} is held by another process") from None
                 time.sleep(self._POLL)
             except OSError as error:
                 raise StorageUnavailable(f"{self.path.name} cannot be locked: {error.strerror}") from error
+
+    def _is_in_place(self) -> bool:
+        try:
+            return os.stat(self._name).st_ino == self._inode
+        except FileNotFoundError:
+            return False
+
+
+_FOLDER_LOCKS: weakref.WeakSet[FolderLock] = weakref.WeakSet()
+
+
+def _forget_inherited() -> None:
+    for lock in _FOLDER_LOCKS:
+        lock.forget()
+
+
+os.register_at_fork(after_in_child=_forget_inherited)
 
 
 def make_folder(path: Path) -> None:

@@ -41,6 +41,7 @@ SMALL_SHOP = 10_000
 PATIENCE = 4.0  # seconds for a lock: less than the 5 that Gumroad waits for an answer
 _RELOAD_FROM = 256
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
+_MOVE = "Move DATA_DIR to a disk that knows flock"
 _VERIFY_UP_TO = 16 << 20
 _READ_AT_ONCE = 8 << 20
 _LOOK_AGAIN = 1.0  # seconds until readers look again whether a damaged file was mended: each look reads the whole view
@@ -117,16 +118,17 @@ class FlatFileStore(Store):
     def _check_locks(self) -> None:
         try:
             durable.make_folder(self.folder)
-            with self._folder_lock.held():
-                pass
+            excludes = self._folder_lock.excludes()
         except (OSError, StorageUnavailable) as error:
             if not self.folder.is_dir():
                 raise DamagedFile(str(self.folder), 0, f"cannot be used ({error})", "Check DATA_DIR") from error
             if getattr(error.__cause__, "errno", None) in _NO_LOCKS:
-                remedy = "Move DATA_DIR to a disk that knows flock"
-                raise DamagedFile(str(self.folder), 0, f"locks do not work here ({error})", remedy) from error
+                raise DamagedFile(str(self.folder), 0, f"locks do not work here ({error})", _MOVE) from error
             self._write_trouble = str(error)
             log.error("storage: starting without writing", extra={"detail": str(error)})
+        else:
+            if not excludes:
+                raise DamagedFile(str(self.folder), 0, "locks do not work here (two can hold one)", _MOVE)
 
     def _load(self, written: Written | None = None) -> bool:
         """Take the written view and index, or start from nothing; False when the view has to be written anew."""
@@ -143,6 +145,7 @@ class FlatFileStore(Store):
         books = view.books
         self._check_covered(self.ledger, books.ledger)
         self._check_covered(self.devices, books.devices)
+        self._check_nothing_is_gone()
         self._view = view  # not before: where the logs were cut, what is known still serves
         self._forget()
         self.ledger.mark, self.devices.mark = books.ledger, books.devices
@@ -177,6 +180,17 @@ class FlatFileStore(Store):
                 f"licenses.json rests on its first {mark.position} bytes, but they were cut or changed",
                 f"{RESTORE}. If the shortened file is what you want, delete licenses.json and start again",
             )
+
+    def _check_nothing_is_gone(self) -> None:
+        """A shop without a ledger is an empty one only if nothing else tells that something was sold."""
+        if self.ledger.size():
+            return
+        index = self.folder / "history.idx"
+        for path, tells in ((self.devices.path, self.devices.size()), (index, read_index(index).covered.ledger.seq)):
+            if tells:
+                remedy = f"Restore purchases.jsonl from a backup. To start with no licenses, move {path.name} away"
+                detail = f"is missing or empty, but {path.name} tells of what was sold"
+                raise DamagedFile(self.ledger.path.name, 0, detail, remedy)
 
     def _load_index(self, books: Books, index: HistoryIndex) -> None:
         covered = index.covered
@@ -256,14 +270,18 @@ class FlatFileStore(Store):
             raise
 
     def _catch_up_all(self) -> None:
-        """The ledger first, then the device log; bindings of licenses not seen yet wait in the index."""
+        """The ledger first, then the device log; bindings of licenses not seen yet wait in the index.
+
+        What was bound meanwhile may rest on a line of the ledger that came meanwhile too. So both are read until
+        neither has news: then what is known was so at one moment.
+        """
         news = False
-        while entries := self.ledger.read_new():
-            self._apply_entries(entries)
+        while (entries := self.ledger.read_new()) or (lines := self.devices.read_new()):
             news = True
-        while lines := self.devices.read_new():
-            self._apply_devices(lines)
-            news = True
+            if entries:
+                self._apply_entries(entries)
+            else:
+                self._apply_devices(lines)
         if self._is_time_to_look(news) and self._take_newer_view():
             self._catch_up_all()
 

@@ -1,7 +1,8 @@
 """`outbox.jsonl`: the letters and their attempts, one state a line; the newest line of a letter counts.
 
 A process keeps in memory only what is not done with: letters that wait and letters that are dead. The file is
-compacted when most of it is history; letters that were done with more than 30 days ago are dropped then.
+compacted when most of it is history; letters that were done with more than 30 days ago are dropped then. Fields that
+only a newer version knows stay with their letter, through its next states and through a compaction.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -47,6 +48,7 @@ class FileLetterBox(LetterBox):
         self._dead: dict[str, Letter] = {}
         self._notes: dict[str, Letter] = {}
         self._settled: Counter[str] = Counter()
+        self._unknown: dict[str, dict[str, msgspec.Raw]] = {}  # fields that only a newer version knows, by letter
         self._inode, self._position = inode, 0
 
     def close(self) -> None:
@@ -84,13 +86,17 @@ class FileLetterBox(LetterBox):
             return self._notes.get(name)
 
     def letters(self) -> Sequence[Letter]:
+        return [letter for letter, _ in self._newest() if letter.kind]
+
+    def _newest(self) -> Sequence[tuple[Letter, bytes]]:
+        """The newest line of every letter and note, in the order they were first written."""
         try:
             data = self.path.read_bytes()
         except FileNotFoundError:
             return []
         except OSError as error:
             raise self._unavailable("read", error) from error
-        newest = {letter.id: letter for letter in self._lines(data[: data.rfind(b"\n") + 1]) if letter.kind}
+        newest = {letter.id: (letter, raw) for letter, raw in self._lines(data[: data.rfind(b"\n") + 1])}
         return list(newest.values())
 
     def _catch_up(self) -> None:
@@ -113,19 +119,22 @@ class FileLetterBox(LetterBox):
         self._descriptor = descriptor  # kept open: so long its inode number is not given to another file
         data = os.pread(descriptor, status.st_size - self._position, self._position)
         end = data.rfind(b"\n") + 1
-        for letter in self._lines(data[:end]):
-            self._take(letter)
+        for letter, raw in self._lines(data[:end]):
+            self._take(letter, raw)
         self._position += end
 
-    def _lines(self, data: bytes) -> Iterator[Letter]:
+    def _lines(self, data: bytes) -> Iterator[tuple[Letter, bytes]]:
         for raw in data.split(b"\n"):
             try:
                 if raw:
-                    yield self._decode(raw)
+                    yield self._decode(raw), raw
             except UNREADABLE:  # a torn line says nothing that was promised
                 log.warning("outbox: a line of %s cannot be read and was passed over", self.path.name)
 
-    def _take(self, letter: Letter) -> None:
+    def _take(self, letter: Letter, raw: bytes) -> None:
+        self._unknown.pop(letter.id, None)
+        if letter.state not in _SETTLED and raw != ascii_json(letter):
+            self._unknown[letter.id] = _unknown_fields(raw)
         if not letter.kind:
             self._notes[letter.id] = letter
         elif letter.state in _SETTLED:
@@ -141,16 +150,21 @@ class FileLetterBox(LetterBox):
 
     # ------------------------------------------------------------------------------------------------ writing
     def write(self, letters: Sequence[Letter], durably: bool = True) -> None:
-        data = b"".join(ascii_json(letter) + b"\n" for letter in letters)
         with self._memory:
+            lines = [self._line(letter) for letter in letters]
+            data = b"".join(line + b"\n" for line in lines)
             try:
                 read_along = self._append(data, durably)
             except OSError as error:
                 raise self._unavailable("written", error) from error
             if read_along:
                 self._position += len(data)
-                for letter in letters:
-                    self._take(letter)
+                for letter, line in zip(letters, lines, strict=True):
+                    self._take(letter, line)
+
+    def _line(self, letter: Letter) -> bytes:
+        line, unknown = ascii_json(letter), self._unknown.get(letter.id)
+        return line[:-1] + b"," + ascii_json(unknown)[1:] if unknown else line
 
     def enqueue(self, letters: Sequence[Letter]) -> None:
         """Under a lock of its own, because the holder of the turn may be talking to a mail server for minutes."""
@@ -173,15 +187,12 @@ class FileLetterBox(LetterBox):
     def _compact(self) -> None:
         """Nobody enqueues meanwhile: what is appended to the old file would be lost with it."""
         with suppress(OSError, StorageUnavailable), self._enqueue_lock.held(wait=False), self._memory:
-            letters = self.letters()
-            newest = max((letter.at for letter in letters if letter.at), default=None)
-            keep = [
-                letter
-                for letter in letters
-                if letter.state not in _SETTLED or not (letter.at and newest) or letter.at > newest - KEEP_SETTLED
-            ]
+            found = self._newest()
+            newest = max((letter.at for letter, _ in found if letter.at), default=None)
+            kept = [(letter, raw) for letter, raw in found if not _is_over(letter, newest)]
             self._catch_up()
-            lines = [ascii_json(letter) + b"\n" for letter in (*self._notes.values(), *keep)]
+            notes_first = sorted(kept, key=lambda pair: bool(pair[0].kind))
+            lines = [raw + b"\n" for _, raw in notes_first]
             size = sum(map(len, lines))
             if size < self._position // 2:
                 durable.replace(self.path, lines)
@@ -189,3 +200,15 @@ class FileLetterBox(LetterBox):
 
     def _unavailable(self, verb: str, error: OSError) -> StorageUnavailable:
         return StorageUnavailable(f"{self.path.name} cannot be {verb}: {error.strerror or error}")
+
+
+def _is_over(letter: Letter, newest: datetime | None) -> bool:
+    """Whether nobody needs to know of it any more; notes are kept."""
+    if not letter.kind or letter.state not in _SETTLED or newest is None or letter.at is None:
+        return False
+    return letter.at <= newest - KEEP_SETTLED
+
+
+def _unknown_fields(raw: bytes) -> dict[str, msgspec.Raw]:
+    fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    return {name: value for name, value in fields.items() if name not in Letter.__struct_fields__}

@@ -13,7 +13,7 @@ import pytest
 from server.storage import flatfile, letterbox, usage
 from server.storage.letterbox import FileLetterBox
 from tests.storage.backroom import NOW, BackRoom, counted, letter, room_for
-from tests.storage.test_io_errors import failing
+from tests.torture.processes import failing
 
 
 @pytest.fixture

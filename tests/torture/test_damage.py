@@ -29,6 +29,7 @@ from tests.storage.backroom import (
     room_for,
     written,
 )
+from tests.torture.account import Torture
 
 LEDGER, DEVICES, VIEW, INDEX, USAGE = (
     "purchases.jsonl",
@@ -111,9 +112,10 @@ def books() -> Iterator[ShopBooks]:
         yield ShopBooks(folder)
 
 
-@pytest.fixture(params=[3, pytest.param(1, marks=pytest.mark.slow)], ids=["every third byte", "every byte"])
-def step(request: pytest.FixtureRequest) -> int:
-    return int(request.param)
+@pytest.fixture
+def step(torture: Torture) -> int:
+    """Every third byte, or in full every one."""
+    return torture.of(3, 1)
 
 
 def refusal(books: ShopBooks, *changes: tuple[str, bytes | None]) -> str:
@@ -145,7 +147,7 @@ def flipped(data: bytes, at: int) -> bytes:
 
 # ------------------------------------------------------------------------------------------------ a torn tail
 @pytest.mark.parametrize("name", [LEDGER, DEVICES])
-def test_a_line_torn_at_any_byte_is_as_if_it_was_never_written(name):
+def test_a_line_torn_at_any_byte_is_as_if_it_was_never_written(name, torture):
     with room_for() as folder:
         room = BackRoom(folder)
         key = room.sell("s1", "G-TEAM")
@@ -159,7 +161,7 @@ def test_a_line_torn_at_any_byte_is_as_if_it_was_never_written(name):
         after = records(room.store)
         line = path.read_bytes()[whole:]
         books = [(one, (folder / one).read_bytes()) for one in (LEDGER, DEVICES, VIEW, INDEX)]
-        for cut in range(len(line)):
+        for cut in torture.each("last lines torn at every byte", range(len(line)), len(line)):
             with room_for() as torn:
                 for one, data in books:
                     (torn / one).write_bytes(data if one != name else data[: whole + cut])
@@ -185,9 +187,9 @@ def test_a_writer_seals_a_torn_tail_with_a_newline(books):
 
 # ------------------------------------------------------------------------------------------------ flipped bytes
 @pytest.mark.parametrize("name", [LEDGER, DEVICES])
-def test_a_flipped_byte_in_a_log_is_refused_wherever_it_is(books, name, step):
+def test_a_flipped_byte_in_a_log_is_refused_wherever_it_is(books, name, step, torture):
     data = books.read(name)
-    for at in range(0, len(data), step):
+    for at in torture.each("flipped bytes in a log", range(0, len(data), step)):
         with books.damaged((name, flipped(data, at))) as damaged:
             found = damaged.refused()
             assert found is not None, f"started with byte {at} flipped"
@@ -196,11 +198,11 @@ def test_a_flipped_byte_in_a_log_is_refused_wherever_it_is(books, name, step):
 
 
 @pytest.mark.parametrize("name", [LEDGER, DEVICES])
-def test_without_a_view_a_flipped_byte_is_refused_with_its_line_or_the_next(books, name, step):
+def test_without_a_view_a_flipped_byte_is_refused_with_its_line_or_the_next(books, name, step, torture):
     """The last line has nothing behind it that vouches for it: there only what cannot be read is noticed."""
     data = books.read(name)
     last = data.rindex(b"\n", 0, -1) + 1
-    for at in range(0, last, step):
+    for at in torture.each("flipped bytes in a log without a view", range(0, last, step)):
         with books.damaged((name, flipped(data, at)), (VIEW, None)) as damaged:
             found = damaged.refused()
             line = data.count(b"\n", 0, at) + 1
@@ -218,9 +220,9 @@ def test_without_a_view_a_flipped_byte_is_refused_with_its_line_or_the_next(book
 
 
 @pytest.mark.parametrize("name", [VIEW, INDEX, USAGE])
-def test_a_flipped_byte_in_what_is_derived_changes_no_license(books, name, step):
+def test_a_flipped_byte_in_what_is_derived_changes_no_license(books, name, step, torture):
     data = books.read(name)
-    for at in range(0, len(data), step):
+    for at in torture.each("flipped bytes in what is derived", range(0, len(data), step)):
         with books.damaged((name, flipped(data, at))) as damaged:
             assert damaged.refused() is None
 
@@ -310,9 +312,9 @@ def test_a_last_line_that_was_damaged_after_it_was_written_is_no_torn_one(books)
 
 
 # ------------------------------------------------------------------------------------------------ the view
-def test_a_view_cut_anywhere_is_rebuilt_loudly(books):
+def test_a_view_cut_anywhere_is_rebuilt_loudly(books, torture):
     data = books.read(VIEW)
-    for length in range(0, len(data), 7):
+    for length in torture.each("cuts of a view", range(0, len(data), torture.of(7, 1))):
         with books.damaged((VIEW, data[:length])) as damaged:
             room = damaged.opened()
             assert records(room.store) == books.records
@@ -392,11 +394,25 @@ def test_a_view_is_never_an_empty_shop(books):
                 assert (damaged.folder / VIEW).read_bytes() == content
 
 
+def test_a_shop_without_ledger_and_view_is_no_empty_one_while_anything_tells_of_it(books):
+    """The device log and the index speak of lines that are gone."""
+    for ledger in (None, b""):
+        for others in ((), ((INDEX, None),), ((DEVICES, None),)):
+            with books.damaged((LEDGER, ledger), (VIEW, None), *others) as damaged:
+                found = damaged.refused()
+                assert found is not None
+                assert found.file == LEDGER
+                assert "Restore purchases.jsonl from a backup" in str(found)
+        with books.damaged((LEDGER, ledger), (VIEW, None), (INDEX, None), (DEVICES, None)) as damaged:
+            assert records(damaged.opened().store) == {}
+
+
 # ------------------------------------------------------------------------------------------------ shorter logs
 @pytest.mark.parametrize("name", [LEDGER, DEVICES])
-def test_a_log_shorter_than_the_view_rests_on_is_refused_with_a_remedy(books, name):
+def test_a_log_shorter_than_the_view_rests_on_is_refused_with_a_remedy(books, name, torture):
     data = books.read(name)
-    for content in (None, *(data[:length] for length in range(0, len(data), 5))):
+    shorter = (data[:length] for length in range(0, len(data), torture.of(5, 1)))
+    for content in torture.each("logs cut behind their view", (None, *shorter)):
         with books.damaged((name, content)) as damaged:
             found = damaged.refused()
             assert found is not None
@@ -422,9 +438,9 @@ def test_the_ledger_of_another_shop_is_refused(books):
 
 
 # ------------------------------------------------------------------------------------------------ index and usage
-def test_an_index_cut_anywhere_changes_nothing(books):
+def test_an_index_cut_anywhere_changes_nothing(books, step, torture):
     data = books.read(INDEX)
-    for length in range(0, len(data), 3):
+    for length in torture.each("cuts of an index", range(0, len(data), step)):
         with books.damaged((INDEX, data[:length])) as damaged:
             room = damaged.opened()
             assert records(room.store) == books.records

@@ -9,13 +9,15 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import cycle, islice
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from server.storage import durable, flatfile, letterbox, log, usage, view
 
+T = TypeVar("T")
 Tell = Callable[[Any], None]
 MODULES: tuple[ModuleType, ...] = (durable, flatfile, letterbox, log, usage, view)
 CHANGES = ("open", "write", "fsync", "ftruncate", "replace", "close")
@@ -118,6 +120,34 @@ def together(works: Iterable[Callable[[Tell, Callable[[], None]], None]]) -> lis
     return told
 
 
+def spread(deed: Callable[[T], Any], things: Iterable[T]) -> Iterator[Any]:
+    """What the deed makes of each thing, by as many forked workers as there are processors; what fails there fails
+    here, and names the thing. Each worker runs through all the things and takes its share."""
+    number = os.cpu_count() or 1
+
+    def worker(place: int) -> Callable[[Tell], None]:
+        def work(tell: Tell) -> None:
+            for thing in islice(things, place, None, number):
+                try:
+                    tell([deed(thing), None])
+                except BaseException:
+                    tell([None, f"{str(thing)[:400]}\n{traceback.format_exc()}"])
+                    return
+
+        return work
+
+    with children(worker(place) for place in range(number)) as started:
+        for child in cycle(started):
+            if (told := child.hear()) is None:  # then those behind it have no more either
+                break
+            assert told[1] is None, told[1]
+            yield told[0]
+        for child in started:
+            assert child.hear() is None
+            child.end()
+        assert [child.status for child in started] == [0] * number, "a worker ended before its time"
+
+
 class Tap:
     """`os` as the storage sees it: every call that changes the disk goes through `call`."""
 
@@ -170,3 +200,10 @@ class Killer(Tap):
 
     def die(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def failing(number: int) -> Callable[..., None]:
+    def fail(*given: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail

@@ -9,9 +9,10 @@ from typing import Any
 
 from server.storage import durable, log
 from tests.storage.backroom import BackRoom, room_for
-from tests.storage.disk import Folder, Recorder, WeakDisk
-from tests.storage.processes import Child, Tell
-from tests.storage.promises import DAY, LETTERS, TIDY, Step, bind, check, live, sell
+from tests.torture.account import Torture
+from tests.torture.disk import Folder, Recorder, WeakDisk
+from tests.torture.processes import Child, Tell, spread
+from tests.torture.promises import DAY, LETTERS, TIDY, Step, bind, check, live, sell
 
 MORNING: list[Step] = [sell("s1"), sell("s2"), bind("s2", "d1")]
 AGAIN: list[Step] = [sell("s1"), sell("s2"), bind("s2", "d2")]
@@ -27,16 +28,17 @@ def recorded(folder: Path, steps: list[Step], kill_after: int | None = None) -> 
     return Child(work).told()
 
 
-def crashes(story: list[Any], disk: WeakDisk, told: list[Any]) -> Iterator[Folder]:
-    """Every folder that a power loss may leave at any moment of the story; `told` is what was promised until then."""
+def crashes(story: list[Any], every: bool = False) -> Iterator[tuple[Folder, list[Any]]]:
+    """Every folder that a power loss may leave at any moment of the story, with what was promised until then."""
+    disk, told = WeakDisk(), list[Any]()
     seen: set[Any] = set()
     for what in story:
         told.append(what) if what[0] in ("begin", "done") else disk.take(what)
-        for folder in disk.after_power_loss():
-            mark = (len(told), frozenset(folder.items()))
+        for folder in disk.after_power_loss(every):
+            mark = hash((len(told), frozenset(folder.items())))
             if mark not in seen:
                 seen.add(mark)
-                yield folder
+                yield folder, list(told)
 
 
 def check_crashed(found: Folder, told: list[Any]) -> None:
@@ -46,17 +48,11 @@ def check_crashed(found: Folder, told: list[Any]) -> None:
         check(folder, told)
 
 
-def day_survives(steps: list[Step]) -> int:
-    """How many folders were checked."""
-    told: list[Any] = []
+def story_of(steps: list[Step]) -> list[Any]:
     with room_for() as folder:
         story = recorded(folder, steps)
     assert [what[1] for what in story if what[0] == "done"] == [name for name, _ in steps]
-    count = 0
-    for found in crashes(story, WeakDisk(), told):
-        check_crashed(found, told)
-        count += 1
-    return count
+    return story
 
 
 def kill_and_crash_survive(kill_after: int, morning: list[Step] = MORNING, again: list[Step] = AGAIN) -> bool:
@@ -81,7 +77,8 @@ def kill_and_crash_survive(kill_after: int, morning: list[Step] = MORNING, again
 
 def broken_day(steps: list[Step] = DAY) -> bool:
     try:
-        day_survives(steps)
+        for found, told in crashes(story_of(steps)):
+            check_crashed(found, told)
     except Exception:
         return True
     return False
@@ -103,18 +100,24 @@ def broken_after_a_kill(*steps: list[Step]) -> bool:
     return False
 
 
-def test_a_power_loss_at_any_moment_breaks_no_promise():
-    assert day_survives(DAY) > 700
+def test_a_power_loss_at_any_moment_breaks_no_promise(torture: Torture) -> None:
+    found = crashes(story_of(DAY), every=torture.is_full)
+    checked = spread(lambda crash: check_crashed(*crash), found)
+    count = sum(1 for _ in torture.each("states that a disk may be in after a power loss", checked))
+    assert count > torture.of(700, 20_000)
 
 
-def test_a_power_loss_after_a_kill_breaks_no_promise():
-    assert kills_survived() > 20
+def test_a_power_loss_after_a_kill_breaks_no_promise(torture: Torture) -> None:
+    torture.tried("kills after which another process goes on until the power fails", kills := kills_survived())
+    assert kills > 20
 
 
-def test_a_seat_and_a_view_rest_on_what_is_on_disk():
+def test_a_seat_and_a_view_rest_on_what_is_on_disk(torture: Torture) -> None:
     """The first process dies with a line that it did not fsync; the second one only binds a device, or only tidies."""
-    assert kills_survived([sell("s2")], [bind("s2", "d2")]) > 5
-    assert kills_survived([sell("s2"), bind("s2", "d1")], [TIDY]) > 5
+    seats = kills_survived([sell("s2")], [bind("s2", "d2")])
+    views = kills_survived([sell("s2"), bind("s2", "d1")], [TIDY])
+    torture.tried("kills after which another process goes on until the power fails", seats + views)
+    assert min(seats, views) > 5
 
 
 def test_mutant_a_view_that_says_more_than_is_on_disk_is_caught(monkeypatch):
@@ -123,17 +126,18 @@ def test_mutant_a_view_that_says_more_than_is_on_disk_is_caught(monkeypatch):
     assert broken_after_a_kill([sell("s2")], [TIDY])
 
 
-def test_a_power_loss_after_a_kill_loses_no_letter():
-    assert kills_survived([LETTERS], [LETTERS]) > 5
+def test_a_power_loss_after_a_kill_loses_no_letter(torture: Torture) -> None:
+    torture.tried("kills in a letter box, and then the power fails", kills := kills_survived([LETTERS], [LETTERS]))
+    assert kills > 5
 
 
 # ------------------------------------------------------------------------------------------------ mutants
-def test_mutant_no_fsync_of_the_logs_is_caught(monkeypatch):
+def test_mutant_no_fsync_is_caught(monkeypatch):
     monkeypatch.setattr(durable, "sync", lambda descriptor: None)
     assert broken_day()
 
 
-def test_mutant_no_fsync_of_the_folder_is_caught(monkeypatch):
+def test_mutant_no_directory_fsync_is_caught(monkeypatch):
     monkeypatch.setattr(durable, "sync_folder", lambda path: None)
     assert broken_day()
 
@@ -173,3 +177,17 @@ def test_mutant_a_name_that_is_synced_by_its_maker_alone_is_caught(monkeypatch):
 
     monkeypatch.setattr(durable, "open_for_append", open_for_append)
     assert broken_after_a_kill([LETTERS], [LETTERS])
+
+
+def test_mutant_ack_before_fsync_is_caught(monkeypatch):
+    """The line is written and answered for, and synced when the next one comes."""
+    owed: list[int] = []
+    real = durable.sync
+
+    def later(descriptor: int) -> None:
+        while owed:
+            real(owed.pop())
+        owed.append(descriptor)
+
+    monkeypatch.setattr(durable, "sync", later)
+    assert broken_day(MORNING)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
-from tests.storage.processes import Tap, Tell
+from tests.torture.processes import Tap, Tell
 
 Folder = dict[str, bytes]
 
@@ -48,11 +49,23 @@ class _File:
         if not self.now.startswith(self.synced):
             return [self.now, self.synced]
         rest = self.now[len(self.synced) :]
+        if not rest:
+            return [self.now]
         half = len(rest) // 2
         cuts = (0, 1, half // 2, half, -2, -1)
         return [self.synced + end for end in (rest, *(rest[:cut] for cut in cuts), bytes(len(rest)))] + [
             self.synced + bytes(half) + rest[half:]
         ]
+
+    def torn_anywhere(self) -> Iterator[bytes]:
+        """Torn at every byte; with the rest zeros from every tenth one on; with a hole up to every tenth."""
+        if self.now.startswith(self.synced):
+            rest = self.now[len(self.synced) :]
+            for cut in range(len(rest)):
+                yield self.synced + rest[:cut]
+            for cut in range(0, len(rest), 10):
+                yield self.synced + rest[:cut] + bytes(len(rest) - cut)
+                yield self.synced + bytes(cut) + rest[cut:]
 
 
 class WeakDisk:
@@ -110,11 +123,22 @@ class WeakDisk:
     def _close(self, descriptor: int) -> None:
         self._open.pop(descriptor, None)
 
-    def after_power_loss(self) -> Iterator[Folder]:
-        for names in self._name_choices():
-            most = max((len(file.after_power_loss()) for file in names.values()), default=1)
-            for choice in range(most):
-                yield {Path(path).name: _pick(file.after_power_loss(), choice) for path, file in names.items()}
+    def after_power_loss(self, every: bool = False) -> Iterator[Folder]:
+        """All files suffered alike; or `every`: each as it likes, each torn at every byte, and any of the names."""
+        for names in self._any_names() if every else self._name_choices():
+            states = {path: file.after_power_loss() for path, file in names.items()}
+            if every:
+                yield from self._every_state(names, states)
+            else:
+                for choice in range(max(map(len, states.values()), default=1)):
+                    yield {_name(path): _pick(found, choice) for path, found in states.items()}
+
+    def _every_state(self, names: dict[str, _File], states: dict[str, list[bytes]]) -> Iterator[Folder]:
+        for choice in product(*states.values()):
+            yield dict(zip(map(_name, names), choice, strict=True))
+        for path, file in names.items():
+            for data in file.torn_anywhere():
+                yield {_name(one): found[0] for one, found in states.items()} | {_name(path): data}
 
     def _name_choices(self) -> Iterator[dict[str, _File]]:
         """The folder's changes that were not fsynced: the first of them, up to all, or the last one alone."""
@@ -123,6 +147,12 @@ class WeakDisk:
         if len(self._pending) > 1:
             yield _renamed(self._durable, self._pending[-1:])
 
+    def _any_names(self) -> Iterator[dict[str, _File]]:
+        """Any of the folder's changes that were not fsynced, in their order."""
+        for many in range(len(self._pending) + 1):
+            for some in combinations(self._pending, many):
+                yield _renamed(self._durable, list(some))
+
 
 def _renamed(names: dict[str, _File], changes: list[tuple[str, str, _File]]) -> dict[str, _File]:
     found = dict(names)
@@ -130,6 +160,10 @@ def _renamed(names: dict[str, _File], changes: list[tuple[str, str, _File]]) -> 
         found.pop(source, None)
         found[target] = file
     return found
+
+
+def _name(path: str) -> str:
+    return Path(path).name
 
 
 def _pick(choices: list[bytes], choice: int) -> bytes:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import pytest
+from typing import Any, NamedTuple
 
 from server.storage import log
 from tests.storage.backroom import BackRoom, room_for
-from tests.storage.processes import Child, Killer, Tell
-from tests.storage.promises import DAY, KEYS, Step, check, live
+from tests.torture.account import Torture
+from tests.torture.processes import Child, Killer, Tell, spread
+from tests.torture.promises import DAY, KEYS, Step, check, live
 
 Point = tuple[int, str, float]
 CUTS = (0.0, 0.5, -2.0, -1.0)  # one byte, half of them, all but two, all but the newline
+MORE_CUTS = (*CUTS, 0.1, 0.3, 0.7, 0.9, -10.0)
 
 
 def killed(folder: Path, point: Point, steps: list[Step] = DAY, day: Callable[..., None] = live) -> list[Any]:
@@ -49,12 +49,12 @@ def calls_of_the_day(day: Callable[..., None] = live) -> list[str]:
     return list(calls)
 
 
-def points(calls: list[str]) -> Iterator[Point]:
+def points(calls: list[str], cuts: Sequence[float] = CUTS) -> Iterator[Point]:
     for at, name in enumerate(calls):
         yield at, "before", 0.0
         yield at, "after", 0.0
         if name == "write":
-            for cut in CUTS:
+            for cut in cuts:
                 yield at, "middle", cut
 
 
@@ -75,27 +75,41 @@ def broken_by(points: Iterator[Point], day: Callable[..., None] = live) -> Point
     return None
 
 
-def test_a_kill_at_any_call_breaks_no_promise():
+def test_a_kill_at_any_call_breaks_no_promise(torture: Torture) -> None:
     calls = calls_of_the_day()
     assert calls.count("write") > 15
     assert calls.count("fsync") > 25
     assert calls.count("replace") >= 7
-    for point in points(calls):
-        survives(point)
+    found = list(points(calls, torture.of(CUTS, MORE_CUTS)))
+    for _ in torture.each("kills before, inside and after every call of a day", spread(survives, found), len(found)):
+        pass
 
 
-@pytest.mark.slow
-def test_two_kills_at_chance_calls_of_a_chance_day_break_no_promise():
-    chance = random.Random(2)
-    for _ in range(2000):
-        steps = chance_day(chance)
-        first = Killer(chance.randrange(120), chance.choice(("before", "after", "middle")), chance.choice(CUTS))
-        second = Killer(chance.randrange(90), chance.choice(("before", "after", "middle")), chance.choice(CUTS))
-        with room_for() as folder:
-            told = lived(folder, first, steps)
-            begun = {name for _, name, _ in told}
-            rest = [step for step in steps if step[0] not in begun or step[0].startswith(("sell", "refund", "tidy"))]
-            check(folder, told + lived(folder, second, rest))
+def test_kills_at_chance_calls_of_chance_days_break_no_promise(torture: Torture) -> None:
+    """Each day is lived twice, and may be cut short twice."""
+    days, killed = torture.of(40, 6500), 0
+    found = spread(chance_day_survives, range(days))
+    for kills in torture.each("days in a chance order, each killed up to twice", found, days):
+        killed += kills
+    torture.tried("kills at chance points of those days", killed)
+    assert killed >= torture.of(50, 10_000)
+
+
+def chance_day_survives(seed: int) -> int:
+    """How often it was killed."""
+    chance = random.Random(seed)
+    steps = chance_day(chance)
+    with room_for() as folder:
+        first = lived(folder, chance_killer(chance, 120), steps)
+        begun = {name for _, name, _ in first.words}
+        rest = [step for step in steps if step[0] not in begun or step[0].startswith(("sell", "refund", "tidy"))]
+        second = lived(folder, chance_killer(chance, 90), rest)
+        check(folder, first.words + second.words)
+    return first.was_killed + second.was_killed
+
+
+def chance_killer(chance: random.Random, calls: int) -> Killer:
+    return Killer(chance.randrange(calls), chance.choice(("before", "after", "middle")), chance.choice(MORE_CUTS))
 
 
 def chance_day(chance: random.Random) -> list[Step]:
@@ -110,14 +124,20 @@ def chance_day(chance: random.Random) -> list[Step]:
     return whole
 
 
-def lived(folder: Path, killer: Killer, steps: list[Step]) -> list[Any]:
+class Life(NamedTuple):
+    words: list[Any]
+    was_killed: bool
+
+
+def lived(folder: Path, killer: Killer, steps: list[Step]) -> Life:
     """What a process promised, whether it came to the call where it is killed or not."""
 
     def work(tell: Tell) -> None:
         killer.install()
         live(BackRoom(folder), steps, tell)
 
-    return Child(work).told()
+    child = Child(work)
+    return Life(child.told(), child.status == signal.SIGKILL)
 
 
 # ------------------------------------------------------------------------------------------------ mutants
@@ -132,11 +152,11 @@ def promise_first(room: BackRoom, steps: list[Step], tell: Tell) -> None:
             tell(["done", name, step(room)])
 
 
-def test_mutant_a_promise_before_the_line_is_caught():
+def test_mutant_ack_before_the_line_is_caught():
     assert broken_by(points(calls_of_the_day(promise_first)), promise_first) is not None
 
 
-def test_mutant_a_torn_tail_that_is_not_sealed_is_caught(monkeypatch):
+def test_mutant_no_seal_is_caught(monkeypatch):
     calls = calls_of_the_day()
     monkeypatch.setattr(log.ChainedLog, "_fragment", lambda self: b"")
     assert broken_by(points(calls)) is not None

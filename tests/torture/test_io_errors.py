@@ -16,9 +16,11 @@ import pytest
 from server.errors import DamagedFile, StorageUnavailable
 from server.storage import durable, log
 from server.storage.flatfile import FlatFileStore
+from tests.conftest import Clock, Shop, sale_ping
 from tests.storage.backroom import BackRoom, chain, letter, open_descriptors, records, room_for
-from tests.storage.processes import Child, Tap, Tell, children
-from tests.storage.promises import DAY, KEYS, SALES, deliver_again, kept
+from tests.torture.account import Torture
+from tests.torture.processes import Child, Tap, Tell, children, failing, spread
+from tests.torture.promises import DAY, KEYS, SALES, deliver_again, kept
 
 SHORT_DAY = [*DAY[:3], *DAY[3:6:2], *DAY[6:10], DAY[11]]
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
@@ -102,19 +104,23 @@ def survives(faults: Faults) -> list[str]:
     return faults.calls
 
 
-def all_faults(calls: list[str]) -> Iterator[Faults]:
+def all_faults(calls: list[str], errors_each: int = 1) -> Iterator[Faults]:
+    """At each call one error after the other, or so many of them; alone, lasting, and in the middle of a write."""
     for at, name in enumerate(calls):
-        for lasting in (False, True):
-            yield Faults(at, ERRORS[at % 4], lasting)
+        for number in [ERRORS[(at + more) % 4] for more in range(errors_each)]:
+            yield Faults(at, number)
+            yield Faults(at, number, lasting=True)
         if name == "write":
             yield Faults(at, ERRORS[(at + 1) % 4], half=True)
 
 
-def test_an_error_at_any_call_breaks_no_promise():
+def test_an_error_at_any_call_breaks_no_promise(torture: Torture) -> None:
     calls = survives(Faults())
     assert min(calls.count("write"), calls.count("fsync")) > 15
-    for faults in all_faults(calls):
-        survives(faults)
+    found = list(all_faults(calls, torture.of(1, 4)))
+    what = "ENOSPC, EDQUOT, EIO, EROFS at each open, write, fsync, close and rename"
+    for _ in torture.each(what, spread(survives, found), len(found)):
+        pass
 
 
 def is_broken() -> bool:
@@ -163,11 +169,37 @@ def refused_but_seen() -> bool:
         return other.store.find_license(KEYS["s2"]) is not None
 
 
-def failing(number: int) -> Callable[..., None]:
-    def fail(*given: Any) -> None:
-        raise OSError(number, os.strerror(number))
+# ------------------------------------------------------------------------------------------------ over HTTP
+def answers_on(folder: Path, faults: Faults) -> list[str]:
+    """What was called; asserts that no webhook is answered 2xx in vain, and that validation goes on."""
+    shop = Shop(folder, Clock())
+    known = shop.sale("s0")
+    with pytest.MonkeyPatch.context() as patch:
+        faults.install_with(patch)
+        promised = {}
+        for number in (1, 2):
+            answered = shop.post(sale_ping(f"s{number}", "ann@example.com"))
+            assert answered.status_code in (200, 503), answered.text
+            if answered.status_code == 200:
+                promised[f"s{number}"] = answered.json["license_keys"][0]
+            else:
+                assert answered.headers["Retry-After"]
+            assert shop.code(known) == "VALID"
+        shop.services.store.tidy(force=True)
+        faults.heal()
+        assert all(shop.code(key) == "VALID" for key in promised.values())
+        assert promised.items() <= {f"s{number}": shop.sale(f"s{number}") for number in (1, 2)}.items()
+        assert shop.services.store.state(probe=True).trouble is None
+    assert sorted(line["sale_id"] for line in shop.ledger()) == ["s0", "s1", "s2"]
+    return faults.calls
 
-    return fail
+
+def test_an_error_at_any_call_of_a_webhook_is_a_503_or_it_was_kept(torture: Torture) -> None:
+    with room_for() as folder:
+        calls = answers_on(folder, Faults())
+    for faults in torture.each("such errors under a webhook", all_faults(calls, torture.of(1, 4))):
+        with room_for() as folder:
+            answers_on(folder, faults)
 
 
 # ------------------------------------------------------------------------------------------------ a failed fsync

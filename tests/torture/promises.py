@@ -9,7 +9,7 @@ from typing import Any
 
 from server.domain.purchase import event_name
 from tests.storage.backroom import NOW, BackRoom, chain, from_logs, letter, records, sale, written
-from tests.storage.processes import Tell
+from tests.torture.processes import Tell
 
 Step = tuple[str, Callable[[BackRoom], Any]]
 
