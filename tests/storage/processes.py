@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from server.storage import durable, flatfile, letterbox, log, usage, view
+from server.storage import archive, backup, durable, flatfile, letterbox, log, usage, view
 
 Tell = Callable[[Any], None]
-MODULES: tuple[ModuleType, ...] = (durable, flatfile, letterbox, log, usage, view)
+MODULES: tuple[ModuleType, ...] = (archive, backup, durable, flatfile, letterbox, log, usage, view)
 CHANGES = ("open", "write", "fsync", "ftruncate", "replace", "close")
 
 
