@@ -24,10 +24,12 @@ from server.storage import durable
 from server.storage.log import CHUNK, UNREADABLE, ascii_json, decoder, line_before, line_hash
 
 LEDGER, DEVICE_LOG = "purchases.jsonl", "activity.jsonl"
-# What speaks of another file goes before it: letters and device lines speak of lines of the ledger. So where they are
-# read one after the other, beside writers, no copy speaks of a line that is not in it.
-FILES = ("usage.jsonl", "outbox.jsonl", DEVICE_LOG, LEDGER, "products.good.json", "products.json")
+# What speaks of another file goes before it: the view, letters and device lines speak of lines of the ledger. So where
+# they are read one after the other, beside writers, no copy speaks of a line that is not in it. The view could be made
+# anew, but it alone vouches for the logs' last lines.
+FILES = ("licenses.json", "usage.jsonl", "outbox.jsonl", DEVICE_LOG, LEDGER, "products.good.json", "products.json")
 MANIFEST, FORMAT = "manifest.json", 1
+NOTE = "backup.json"
 _BLOCK, _LARGEST_MANIFEST = tarfile.BLOCKSIZE, 64 * 1024
 _WITH_GZIP_HEADER = 31
 _BROKEN = (EOFError, gzip.BadGzipFile, zlib.error, tarfile.HeaderError, *UNREADABLE)
@@ -58,6 +60,22 @@ class Manifest(msgspec.Struct, frozen=True):
     @property
     def ledger_lines(self) -> int:
         return next((kept.seq or 0 for kept in self.files if kept.name == LEDGER), 0)
+
+
+class Note(msgspec.Struct, frozen=True):
+    """In the data folder: when its newest backup was made, and of how many ledger lines."""
+
+    at: datetime
+    file: str
+    seq: int
+    is_sound: bool
+
+
+def last_backup(folder: Path) -> Note | None:
+    try:
+        return msgspec.json.decode((folder / NOTE).read_bytes(), type=Note)
+    except (OSError, *UNREADABLE):
+        return None
 
 
 class Part(NamedTuple):

@@ -1,7 +1,7 @@
 """Backups of a data folder: made beside a running service, read back before they count, checked before they are used.
 
-Logs only grow, so a backup is a moment: the lock that every sale takes is held while six files are opened, and what is
-appended later is not looked at. On this floor, since it is about files; another store has its own ways.
+Logs only grow, so a backup is a moment: the lock that every sale takes is held while seven files are opened, and what
+is appended later is not looked at. On this floor, since it is about files; another store has its own ways.
 """
 
 from __future__ import annotations
@@ -20,13 +20,24 @@ import msgspec
 from server import __version__
 from server.errors import Conflict, DamagedFile, NotFound, StorageUnavailable
 from server.storage import durable
-from server.storage.archive import FILES, FORMAT, LEDGER, BadBackup, Manifest, Part, pack, read_manifest, unpack
+from server.storage.archive import (
+    FILES,
+    FORMAT,
+    LEDGER,
+    NOTE,
+    BadBackup,
+    Manifest,
+    Note,
+    Part,
+    pack,
+    read_manifest,
+    unpack,
+)
 from server.storage.base import Finding, Progress, no_progress
 from server.storage.flatfile import PATIENCE, FlatFileStore
 from server.storage.inspection import inspect_folder
 from server.storage.log import CHUNK, ascii_json
 
-NOTE = "backup.json"
 _NAME = re.compile(r"keyledger-\d{8}-\d{6}-\d{3}\.tar\.gz")
 
 
@@ -45,22 +56,6 @@ class Restored(msgspec.Struct, frozen=True):
     manifest: Manifest
     folder: Path
     aside: Path | None
-
-
-class Note(msgspec.Struct, frozen=True):
-    """In the data folder: when its newest backup was made, and of how many ledger lines."""
-
-    at: datetime
-    file: str
-    seq: int
-    is_sound: bool
-
-
-def last_backup(folder: Path) -> Note | None:
-    try:
-        return msgspec.json.decode((folder / NOTE).read_bytes(), type=Note)
-    except (OSError, msgspec.MsgspecError):
-        return None
 
 
 def default_place(folder: Path) -> Path:
@@ -193,7 +188,7 @@ def restore(path: Path, folder: Path, now: datetime, force: bool = False, progre
 
 
 def _unpack_and_open(path: Path, folder: Path, progress: Progress) -> Manifest:
-    """As the next start will, which makes licenses.json; so the inspection has all there is."""
+    """As the next start will, which makes what is derived where it is not sound; then all has to fit."""
     manifest, store = unpack(path, folder), FlatFileStore(folder)
     try:
         store.open()

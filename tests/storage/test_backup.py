@@ -182,9 +182,9 @@ def test_a_folder_without_a_ledger_is_no_backup(room: Path) -> None:
 
 
 def test_the_newest_backup_leaves_a_note(shop: BackRoom) -> None:
-    assert backup.last_backup(shop.folder) is None
+    assert archive.last_backup(shop.folder) is None
     path = made(shop)
-    assert backup.last_backup(shop.folder) == backup.Note(NOW, str(path), 3, True)
+    assert archive.last_backup(shop.folder) == archive.Note(NOW, str(path), 3, True)
 
 
 # ------------------------------------------------------------------------------------------------ rotation
@@ -207,6 +207,26 @@ def test_a_lost_ledger_does_not_push_out_the_backups_that_hold_more(shop: BackRo
     assert len(list(full.parent.iterdir())) == 2
 
 
+def test_a_changed_last_line_is_told_though_no_line_after_it_vouches_for_it(shop: BackRoom, room: Path) -> None:
+    ledger = shop.folder / "purchases.jsonl"
+    *before, last = ledger.read_bytes().splitlines(keepends=True)
+    ledger.write_bytes(b"".join([*before, last.replace(b"Ann Lee", b"Ann Bee")]))
+    checked = backup.create(shop.folder, room / "backups", NOW)
+    assert "number 3 is not the line" in checked.findings[0].detail
+    with pytest.raises(BadBackup, match=r"purchases\.jsonl"):
+        backup.restore(checked.file, room / "new", NOW)
+
+
+def test_a_view_that_was_changed_by_hand_is_told_and_a_restore_makes_it_anew(shop: BackRoom, room: Path) -> None:
+    view, good = shop.folder / "licenses.json", records(shop.store)
+    view.write_bytes(view.read_bytes().replace(b"Ann Lee", b"Ann Bee"))
+    checked = backup.create(shop.folder, room / "backups", NOW)
+    assert "checksum" in checked.findings[0].detail
+    backup.restore(checked.file, room / "new", NOW)
+    assert opened(room / "new") == good
+    assert list(inspect_folder(room / "new", lambda done, total: None)) == []
+
+
 def test_damaged_books_are_kept_told_and_displace_nothing(shop: BackRoom) -> None:
     good = made(shop)
     ledger = shop.folder / "purchases.jsonl"
@@ -214,7 +234,7 @@ def test_damaged_books_are_kept_told_and_displace_nothing(shop: BackRoom) -> Non
     checked = backup.create(shop.folder, good.parent, NOW + timedelta(minutes=1), keep=1)
     assert "purchases.jsonl line 1" in checked.findings[0].where
     assert (good.exists(), checked.file.exists()) == (True, True)
-    note = backup.last_backup(shop.folder)
+    note = archive.last_backup(shop.folder)
     assert note is not None
     assert not note.is_sound
 
@@ -293,10 +313,10 @@ def test_backups_beside_writers_hold_all_that_was_acknowledged() -> None:
 
 
 @pytest.mark.slow
-def test_two_hundred_backups_at_chance_moments() -> None:
-    for seed in range(4):
-        with room_for() as folder:
-            backups_beside_writers(folder, 50, seed)
+@pytest.mark.parametrize("seed", range(20))
+def test_two_hundred_backups_at_chance_moments(seed: int) -> None:
+    with room_for() as folder:
+        backups_beside_writers(folder, 10, seed)
 
 
 @contextmanager
@@ -308,6 +328,7 @@ def writing_between(shop: BackRoom, patch: pytest.MonkeyPatch) -> Iterator[None]
         key = shop.sell(f"before {path.name}")
         shop.code(key, "laptop")
         shop.store.letterbox.enqueue([letter(shop.store.ledger.mark.seq)])
+        shop.store.tidy(force=True)
         return real(path, opened)
 
     with patch.context() as changed:
@@ -329,13 +350,13 @@ def test_without_the_lock_no_copy_speaks_of_a_line_that_is_not_in_it(
     the_order_alone_keeps_the_books_together(shop, monkeypatch)
 
 
-@pytest.mark.parametrize("late", ["activity.jsonl", "outbox.jsonl"])
+@pytest.mark.parametrize("late", ["activity.jsonl", "outbox.jsonl", "licenses.json"])
 def test_mutant_what_speaks_of_the_ledger_is_opened_after_it(
     shop: BackRoom, monkeypatch: pytest.MonkeyPatch, late: str
 ) -> None:
     wrong = (*(name for name in archive.FILES if name != late), late)
     monkeypatch.setattr(backup, "FILES", wrong)
-    with pytest.raises(AssertionError, match="that is not there"):
+    with pytest.raises((AssertionError, BadBackup), match=r"that is not there|its end was cut off|cut or changed"):
         the_order_alone_keeps_the_books_together(shop, monkeypatch)
 
 
@@ -416,34 +437,43 @@ def test_a_sealed_tail_is_in_a_backup_as_it_is(shop: BackRoom, room: Path) -> No
 
 
 # ------------------------------------------------------------------------------------------------ kill -9
-def kills(room: Path, deed: Callable[[], object], check: Callable[[], None]) -> int:
-    """Kill `deed` before every call that changes the disk, and amid every write, on the same beginning; how many."""
+LAST_CALLS = 12  # from the time when what was prepared gets its place
+AT_CALLS = pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
+
+
+def kills(room: Path, deed: Callable[[], object], check: Callable[[], None], every: int) -> int:
+    """Kill `deed` before calls that change the disk, and amid writes, on the same beginning each time: at each of its
+    last calls, at every so many of those before. How many calls there are."""
     shutil.copytree(room, begin := room.with_name(f"{room.name}-begin"))
+    calls = Child(lives(Killer(), deed)).told()[0]
+    last = range(len(calls) - LAST_CALLS, len(calls))
     try:
-        for count in range(1000):
-            for when in ("before", "middle"):
-                child = Child(dies(Killer(count, when), deed))
-                child.told()
-                assert child.status in (0, signal.SIGKILL)
-                check()
-                if child.status == 0:
-                    return count
+        for at, name in [*enumerate(calls), (len(calls), "")]:
+            if at % every and at not in last:
+                continue
+            for when in ("before", "middle") if name == "write" else ("before",):
                 shutil.rmtree(room)
                 shutil.copytree(begin, room)
-        raise AssertionError("no end of it")
+                child = Child(lives(Killer(at, when), deed))
+                child.told()
+                assert child.status == (signal.SIGKILL if at < len(calls) else 0)
+                check()
+        return len(calls)
     finally:
         shutil.rmtree(begin)
 
 
-def dies(killer: Killer, deed: Callable[[], object]) -> Callable[[Tell], None]:
+def lives(killer: Killer, deed: Callable[[], object]) -> Callable[[Tell], None]:
     def work(tell: Tell) -> None:
         killer.install()
         deed()
+        tell(killer.calls)
 
     return work
 
 
-def test_a_kill_while_a_backup_is_made_leaves_no_half_one(shop: BackRoom) -> None:
+@AT_CALLS
+def test_a_kill_while_a_backup_is_made_leaves_no_half_one(shop: BackRoom, every: int) -> None:
     first, data = made(shop), shop.folder
     place, expected = first.parent, leave(shop)
 
@@ -456,10 +486,10 @@ def test_a_kill_while_a_backup_is_made_leaves_no_half_one(shop: BackRoom) -> Non
         assert opened(data) == expected
 
     later = NOW + timedelta(minutes=1)
-    assert kills(data.parent, lambda: backup.create(data, place, later, keep=1), check) > 20
+    assert kills(data.parent, lambda: backup.create(data, place, later, keep=1), check, every) > 20
 
 
-def test_a_kill_while_restoring_leaves_the_old_folder_or_the_new_one(shop: BackRoom) -> None:
+def restores_the_old_or_the_new(shop: BackRoom, every: int) -> None:
     path, new = made(shop), records(shop.store)
     shop.sell("after")
     old = leave(shop)
@@ -474,8 +504,25 @@ def test_a_kill_while_restoring_leaves_the_old_folder_or_the_new_one(shop: BackR
         ]
         assert found == old or opened(aside[0]) == old, "the old books are gone"
 
-    assert kills(shop.folder.parent, lambda: backup.restore(path, shop.folder, NOW, force=True), check) > 20
+    assert kills(shop.folder.parent, lambda: backup.restore(path, shop.folder, NOW, force=True), check, every) > 20
     assert seen == {True, False}
+
+
+@AT_CALLS
+def test_a_kill_while_restoring_leaves_the_old_folder_or_the_new_one(shop: BackRoom, every: int) -> None:
+    restores_the_old_or_the_new(shop, every)
+
+
+def test_mutant_folders_change_places_in_two_steps(shop: BackRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exchange(one: Path, other: Path) -> None:
+        between = other.with_name("between")
+        durable.os.replace(other, between)
+        durable.os.replace(one, other)
+        durable.os.replace(between, one)
+
+    monkeypatch.setattr(durable, "exchange", exchange)
+    with pytest.raises(AssertionError):
+        restores_the_old_or_the_new(shop, 1000)
 
 
 # ------------------------------------------------------------------------------------------------ damage
@@ -512,7 +559,7 @@ def counts_only_when_it_was_read_back(shop: BackRoom, patch: pytest.MonkeyPatch)
         with pytest.raises(BadBackup):
             made(shop)
     assert not list(shop.folder.parent.rglob("*.tar.gz"))
-    assert backup.last_backup(shop.folder) is None
+    assert archive.last_backup(shop.folder) is None
 
 
 def test_what_a_disk_spoils_gets_no_name(shop: BackRoom, monkeypatch: pytest.MonkeyPatch) -> None:
