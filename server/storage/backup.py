@@ -87,7 +87,8 @@ def create(
     finally:
         unchecked.unlink(missing_ok=True)
     durable.sync_folder(to)
-    durable.replace(folder / NOTE, [ascii_json(Note(now, str(path), manifest.ledger_lines, not findings)) + b"\n"])
+    with suppress(OSError):  # a disk that takes no more bytes is a reason for a backup, not against it
+        durable.replace(folder / NOTE, [ascii_json(Note(now, str(path), manifest.ledger_lines, not findings)) + b"\n"])
     removed = _rotate(path, keep, manifest.ledger_lines) if keep and not findings else []
     return Checked(path, manifest, findings, removed)
 

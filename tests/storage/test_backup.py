@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import random
 import shutil
 import signal
@@ -26,7 +27,7 @@ from server.storage.flatfile import FlatFileStore
 from server.storage.history import HistoryIndex
 from server.storage.inspection import inspect_folder
 from tests.storage.backroom import BackRoom, chain, from_logs, records, room_for
-from tests.storage.processes import Child, Killer, Tell
+from tests.storage.processes import Child, Killer, Tap, Tell
 
 NOW = datetime(2026, 11, 28, 12, 0, tzinfo=UTC)
 BOOKS = ("purchases.jsonl", "activity.jsonl", "outbox.jsonl", "usage.jsonl", "products.json")
@@ -185,6 +186,22 @@ def test_the_newest_backup_leaves_a_note(shop: BackRoom) -> None:
     assert archive.last_backup(shop.folder) is None
     path = made(shop)
     assert archive.last_backup(shop.folder) == archive.Note(NOW, str(path), 3, True)
+
+
+def test_a_folder_that_takes_no_bytes_can_be_backed_up(shop: BackRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock cannot be opened for writing there, and the note not be written."""
+
+    class ReadOnly(Tap):
+        def call(self, name: str, real: Callable[..., Any], *given: Any, **named: Any) -> Any:
+            if name == "open" and given[1] & os.O_CREAT and Path(given[0]).parent == shop.folder:
+                raise OSError(30, "Read-only file system")
+            return real(*given, **named)
+
+    with monkeypatch.context() as patch:
+        ReadOnly().install_with(patch)
+        path = made(shop)
+    assert backup.verify(path).manifest.ledger_lines == 3
+    assert archive.last_backup(shop.folder) is None
 
 
 # ------------------------------------------------------------------------------------------------ rotation
