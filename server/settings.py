@@ -74,7 +74,7 @@ class Settings:
 def load_settings(environ: Mapping[str, str] | None = None, dotenv: Path | None = None) -> Settings:
     """The settings of this process. Raises SettingsError, naming the setting."""
     if environ is None:
-        environ, dotenv = os.environ, dotenv or Path(os.environ.get("ENV_FILE") or ROOT / ".env")
+        environ, dotenv = os.environ, dotenv or env_file()
     written = dotenv_values(dotenv) if dotenv is not None and dotenv.is_file() else {}
     values: dict[str, Any] = {}
     for field in fields(Settings):
@@ -87,6 +87,10 @@ def load_settings(environ: Mapping[str, str] | None = None, dotenv: Path | None 
                 f"{name} is missing: set it in the environment or in .env (./scripts/server writes one)"
             )
     return _checked(Settings(**values))
+
+
+def env_file() -> Path:
+    return Path(os.environ.get("ENV_FILE") or ROOT / ".env")
 
 
 def _text(name: str, given: Mapping[str, str | None]) -> str | None:

@@ -28,6 +28,15 @@ class WebhookRequest(msgspec.Struct, frozen=True):
         return (self.header("Content-Type") or "").partition(";")[0].strip().lower()
 
 
+class Trial(msgspec.Struct, frozen=True):
+    """A notice with good proof and no sense. A door that takes the proof answers it 400 BAD_REQUEST, and writes
+    nothing."""
+
+    body: bytes = b""
+    query: dict[str, str] = {}
+    headers: dict[str, str] = {}
+
+
 class Page(msgspec.Struct, frozen=True):
     """A page of a platform's own record, as the events that its webhooks would have been; `next` is where to go on,
     None behind the last page. `unreadable` counts what could not be understood."""
@@ -78,6 +87,11 @@ class Platform(ABC):
 
     @abstractmethod
     def parse(self, request: WebhookRequest) -> list[PurchaseEvent]: ...
+
+    def trial(self) -> Trial:
+        """For the owner's check-up of his webhooks; by default of one that a secret in the address proves."""
+        query = {"secret": self._secret} if self._secret else {}
+        return Trial(b"[]", query, {"Content-Type": "application/json"})
 
     def answer(self, event: PurchaseEvent) -> PurchaseEvent:
         """The event with what the platform's API says about its `inquiry`, which is none then; asked with a short

@@ -28,7 +28,7 @@ from server.domain import money
 from server.domain.license import LATEST
 from server.domain.purchase import PAID, EventKind, PurchaseEvent, Standing
 from server.errors import BadRequest, Unverified
-from server.platforms.base import TOLD_BY_ROWS, Platform, Row, WebhookRequest, event_of_row
+from server.platforms.base import TOLD_BY_ROWS, Platform, Row, Trial, WebhookRequest, event_of_row
 from server.platforms.fields import MOST_FIELDS, Fields
 from server.settings import Settings
 
@@ -139,6 +139,10 @@ class JVZoo(Platform):
                 log.debug("signature matched", extra={"platform": self.name, "formula": formula})
                 return
         raise Unverified("cverify is missing or wrong: check JVZOO_SECRET_KEY")
+
+    def trial(self) -> Trial:
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        return Trial(b"cverify=" + sign_v1({}, self._key), super().trial().query, form)
 
     def _signatures(self, form: Form) -> Iterator[tuple[str, bytes]]:
         """The cverify that this form may have, by the name of the formula. A copy of the documentation leaves

@@ -18,7 +18,7 @@ from server.errors import BadSignature, Unprocessable
 from server.platforms import stripe_billing as billing
 from server.platforms import stripe_objects as objects
 from server.platforms import stripe_reversals as reversals
-from server.platforms.base import Page, Platform, Row, WebhookRequest, event_of_row, kind_of_row
+from server.platforms.base import Page, Platform, Row, Trial, WebhookRequest, event_of_row, kind_of_row
 from server.platforms.document import Document
 from server.platforms.stripe_api import StripeApi
 from server.settings import Settings
@@ -86,6 +86,12 @@ class Stripe(Platform):
             except (SignatureVerificationError, ValueError, TypeError):
                 continue
         raise BadSignature("Stripe-Signature: missing, too old, or not made with STRIPE_WEBHOOK_SECRET")
+
+    def trial(self) -> Trial:
+        from stripe import WebhookSignature
+
+        header = WebhookSignature.generate_signature_header("{}", self._secrets[0])
+        return Trial(b"{}", headers={"Stripe-Signature": header})
 
     def parse(self, request: WebhookRequest) -> list[PurchaseEvent]:
         event = Document.from_json(request.body)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from server.errors import BadRequest, Disowned, PlatformUnreachable
@@ -41,24 +42,42 @@ def is_loopback(url: str) -> bool:
 def get_json(url: str, params: Mapping[str, str], timeout: tuple[float, float] | None = None) -> tuple[int, Document]:
     """Status and body of a GET, in QUICK time unless told otherwise; 404 is an answer too, empty where it has no body.
     Raises PlatformUnreachable, in whose words no parameter is."""
+    with _asked("GET", url, timeout or QUICK, params=dict(params), headers={"Accept": "application/json"}) as answered:
+        return answered.status_code, _document(answered, _body(answered, sum(timeout or QUICK), _host(url)), _host(url))
+
+
+def post(url: str, body: bytes, params: Mapping[str, str], headers: Mapping[str, str]) -> tuple[int, Document]:
+    """Status and body of a POST, whatever the status. Raises PlatformUnreachable, in whose words no parameter is."""
+    with _asked("POST", url, QUICK, params=dict(params), headers=dict(headers), data=body) as answered:
+        return answered.status_code, Document.from_json(_body(answered, sum(QUICK), _host(url)))
+
+
+def clock_of(url: str) -> datetime:
+    """What time it is at a platform, by the Date header of whatever it answers. Raises PlatformUnreachable."""
+    with _asked("HEAD", url, QUICK) as answered:
+        try:
+            return parsedate_to_datetime(answered.headers["Date"])
+        except (KeyError, ValueError):
+            raise PlatformUnreachable(f"{_host(url)} does not say what time it is") from None
+
+
+@contextmanager
+def _asked(method: str, url: str, timeout: tuple[float, float], **more: Any) -> Iterator[Response]:
     import requests  # only where a platform's API is asked at all
     from urllib3.exceptions import HTTPError
 
-    host, timeout = str(urlsplit(url).hostname), timeout or QUICK
     with requests.Session() as session:
         session.trust_env = not is_loopback(url)  # no proxy stands before a stand-in
         try:
-            with session.get(
-                url,
-                params=dict(params),
-                headers={"Accept": "application/json"},
-                timeout=timeout,
-                allow_redirects=False,
-                stream=True,
-            ) as answered:
-                return answered.status_code, _document(answered, _body(answered, sum(timeout), host), host)
+            asked = session.request(method, url, timeout=timeout, allow_redirects=False, stream=True, **more)
+            with asked as answered:
+                yield answered
         except (requests.RequestException, HTTPError) as error:
-            raise PlatformUnreachable(f"{host} does not answer ({type(error).__name__})") from None
+            raise PlatformUnreachable(f"{_host(url)} does not answer ({type(error).__name__})") from None
+
+
+def _host(url: str) -> str:
+    return str(urlsplit(url).hostname)
 
 
 def _body(answered: Response, seconds: float, host: str) -> bytes:

@@ -136,6 +136,11 @@ class SmtpMailer:
         except (smtplib.SMTPException, OSError) as error:
             raise self._said(error) from error
 
+    def knock(self) -> None:
+        """Connect, with TLS and login as for letters, and send nothing. Raises ServerUnreachable."""
+        with self:
+            self._connection()
+
     def _said(self, error: Exception) -> MailError:
         """What an error in the middle of a letter means for it and for those behind it."""
         match error:

@@ -6,8 +6,11 @@ whole or not at all; of two holders of one `Lock` there is at most one, over pro
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import fcntl
 import os
+import shutil
 import threading
 import time
 import weakref
@@ -20,6 +23,7 @@ import filelock
 from server.errors import StorageUnavailable
 
 PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 
 class Lock:
@@ -250,11 +254,43 @@ def replace(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     sync_folder(path.parent)
 
 
+def exchange(one: Path, other: Path) -> None:
+    """Let two folders change places in one step: whoever looks finds either. Raises OSError where that cannot be.
+
+    Python has no call for it; sync their folder afterwards.
+    """
+    swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if swap is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if swap(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(other))
+
+
+def open_by(folder: Path) -> list[int]:
+    """The other processes that have a file of this folder open, as far as the system shows them (in /proc)."""
+    found = set()
+    for pid in filter(str.isdigit, os.listdir("/proc") if os.path.isdir("/proc") else []):
+        with suppress(OSError):  # it ended, or is another user's
+            links = (os.path.join("/proc", pid, "fd", name) for name in os.listdir(f"/proc/{pid}/fd"))
+            found |= {int(pid) for link in links if _target(link) == str(folder)}
+    return sorted(found - {os.getpid()})
+
+
+def _target(link: str) -> str:
+    """The folder of what a descriptor stands for."""
+    with suppress(OSError):
+        return os.path.dirname(os.readlink(link))
+    return ""
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files of killed writers; those of living ones are being written."""
+    """Delete the temporary files and folders of killed processes; those of living ones are in use."""
     for leftover in folder.glob(".*.tmp"):
         if not _lives(leftover.name.split(".")[-2]):
-            leftover.unlink(missing_ok=True)
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
 
 
 def _lives(pid: str) -> bool:

@@ -206,18 +206,8 @@ class ChainedLog(Generic[L]):
             return None
         if self._descriptor < 0:
             self.reopen()
-        if self._descriptor < 0:
-            return None
-        size = 4096
-        while True:
-            start = max(0, position - size)
-            data = os.pread(self._descriptor, position - start, start)
-            if len(data) != position - start or not data.endswith(b"\n"):
-                return None
-            begin = data.rfind(b"\n", 0, -1) + 1
-            if begin or start == 0:
-                return line_hash(data[begin:-1])
-            size *= 8
+        line = line_before(self._descriptor, position) if self._descriptor >= 0 else None
+        return None if line is None else line_hash(line)
 
     def batches(self, after: Mark) -> Iterator[tuple[Mark, list[L]]]:
         """The good lines behind `after`, a chunk at a time with the mark behind it, over a descriptor of its own."""
@@ -390,6 +380,20 @@ class ChainedLog(Generic[L]):
         if descriptor >= 0:
             with suppress(OSError):  # closed all the same, and nothing rests on it that was not fsynced
                 os.close(descriptor)
+
+
+def line_before(descriptor: int, position: int) -> bytes | None:
+    """The physical line that ends at `position`, without its newline; None where none ends there."""
+    size = 4096
+    while True:
+        start = max(0, position - size)
+        data = os.pread(descriptor, position - start, start)
+        if len(data) != position - start or not data.endswith(b"\n"):
+            return None
+        begin = data.rfind(b"\n", 0, -1) + 1
+        if begin or start == 0:
+            return data[begin:-1]
+        size *= 8
 
 
 def was_whole(raw: bytes) -> bool:

@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 
 import pytest
 
-from server.storage import durable, flatfile, letterbox, log, usage, view
+from server.storage import archive, backup, durable, flatfile, letterbox, log, usage, view
 
 T = TypeVar("T")
 Tell = Callable[[Any], None]
-MODULES: tuple[ModuleType, ...] = (durable, flatfile, letterbox, log, usage, view)
+MODULES: tuple[ModuleType, ...] = (archive, backup, durable, flatfile, letterbox, log, usage, view)
 CHANGES = ("open", "write", "fsync", "ftruncate", "replace", "close")
 
 
