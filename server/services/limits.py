@@ -10,6 +10,8 @@ import ipaddress
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from enum import IntEnum
 from functools import lru_cache
 
 from server.domain import keys
@@ -20,16 +22,28 @@ from server.storage.limits import LimitTable
 
 log = logging.getLogger(__name__)
 
+
+class Kind(IntEnum):
+    """A subject's buckets; the numbers stand in the table."""
+
+    ADDRESS = 1
+    KEY = 2
+    UNKNOWN = 3
+    WEBHOOK = 4
+    TOKEN = 5
+
+
 HARDER = 10  # of unknown keys and failed proofs a tenth of the limit is let through
+_WHAT = {
+    Kind.ADDRESS: "requests from this address",
+    Kind.KEY: "requests for this license key",
+    Kind.UNKNOWN: "unknown license keys from this address",
+    Kind.WEBHOOK: "webhooks without proof from this address",
+    Kind.TOKEN: "wrong tokens from this address",
+}
 _REST = 1_000_000_000  # nanoseconds in which a table that failed is left alone
 _QUIET = 10_000_000_000  # nanoseconds between two lines of the log about refused requests
-_WHAT = {
-    "address": "requests from this address",
-    "key": "requests for this license key",
-    "unknown": "unknown license keys from this address",
-    "webhook": "webhooks without proof from this address",
-    "bearer": "wrong tokens from this address",
-}
+_HIDDEN = "requests come by a proxy, but TRUSTED_PROXIES is 0: all clients share one rate limit"
 
 
 class RateLimits:
@@ -37,87 +51,76 @@ class RateLimits:
         self, table: LimitTable, rate: Rate, seats: Seats, clock: Callable[[], int] = time.monotonic_ns
     ) -> None:
         """The clock is one that all processes of this machine share, and that nobody sets."""
-        self.clock = clock
-        self._table, self._seats = table, seats
-        self._rates = {what: rate.part(1 if what in ("address", "key") else HARDER) for what in _WHAT}
+        self.clock, self.seats = clock, seats
+        self._table = table
+        self._rates = {kind: rate if kind <= Kind.KEY else rate.part(HARDER) for kind in Kind}
         self._trouble: str | None = None
         self._rests_until: int | None = None
         self._told_at: int | None = None
         self._refused = 0
-        self._hidden_by_proxy = False
+        self._is_behind_proxy = False
 
-    # ------------------------------------------------------------------------------------------------ the verbs
-    def of_address(self, address: str) -> Allowance | None:
-        """Count a request of a desktop app. None where nothing is known. Raises TooManyRequests, as all verbs do."""
-        return self._take("address", network_of(address))
+    def visit(self, address: str) -> Visit:
+        """A request of a desktop app, counted for its address. Raises TooManyRequests."""
+        network = network_of(address)
+        allowance, guessed = self.take(Kind.ADDRESS, network, beside=Kind.UNKNOWN)
+        return Visit(self, network, allowance, guessed)
 
-    def of_key(self, license_key: str, address: str, hardware_id: str | None) -> Allowance | None:
-        """Count it for its key as well. An address that tried too many unknown keys learns nothing more about keys, be
-        they right or wrong; only a device that holds a seat of the key is answered, so that one who guesses does not
-        shut out the apps of his whole office."""
-        allowance = self._take("key", keys.one_spelling(license_key))
-        guessing = self._look("unknown", network_of(address))
-        if guessing and not guessing.granted and not self._seats.has_seat(license_key, hardware_id):
-            self._refuse("unknown", guessing)
-        return allowance
+    def failed_proof(self, kind: Kind, address: str) -> None:
+        """Count it. Called when it has failed, so that a good one is taken whatever came from its address before.
+        Raises TooManyRequests."""
+        self.take(kind, network_of(address))
 
-    def of_failure(self, what: str, address: str) -> Allowance | None:
-        """Count an unknown key ("unknown") or a failed proof ("webhook", "bearer"). Called when it has failed, so a
-        proof that is good is taken whatever came from its address before."""
-        return self._take(what, network_of(address))
+    def guesses(self, guessed: int) -> Allowance | None:
+        """The refusal for an address whose bucket of unknown keys, full again at this moment, is empty now."""
+        allowance = self._rates[Kind.UNKNOWN].take(guessed, self.clock())
+        return None if allowance.granted else allowance
 
-    def trouble(self) -> str | None:
-        """Why the limits are not kept just now. Tries the table, so that every worker knows."""
-        self._guarded(lambda now: self._table.take("trouble", self._rates["address"], now))
-        return self._trouble
+    def take(self, kind: Kind, subject: str, beside: int = 0) -> tuple[Allowance | None, int]:
+        """Nothing, and 0, while the table cannot be used. Raises TooManyRequests."""
+        now = self.clock()
+        if self._rests_until is not None and now < self._rests_until <= now + _REST:
+            return None, 0
+        try:
+            allowance, other = self._table.take(subject, kind, self._rates[kind], now, beside)
+        except (OSError, StorageUnavailable) as error:
+            self._rests_until = now + _REST
+            self._tell(f"{self._table.path.name} cannot be used, so no rate limit is kept: {_reason(error)}")
+            return None, 0
+        if self._trouble is not None:
+            self._rests_until = None
+            self._tell(None)
+        if not allowance.granted:
+            self.refuse(kind, allowance)
+        return allowance, other
 
-    def notice(self) -> str | None:
-        return _HIDDEN if self._hidden_by_proxy else None
-
-    def saw_proxy(self, address: str) -> None:
-        """A request came by a proxy that nobody told us to trust. (A stranger may claim that; a neighbour does not.)"""
-        if not self._hidden_by_proxy and is_private(address):
-            self._hidden_by_proxy = True
-            log.warning(_HIDDEN)
-
-    # ------------------------------------------------------------------------------------------------ the table
-    def _take(self, what: str, subject: str) -> Allowance | None:
-        rate = self._rates[what]
-        allowance = self._guarded(lambda now: self._table.take(f"{what} {subject}", rate, now))
-        if allowance and not allowance.granted:
-            self._refuse(what, allowance)
-        return allowance
-
-    def _look(self, what: str, subject: str) -> Allowance | None:
-        rate = self._rates[what]
-        return self._guarded(lambda now: self._table.look(f"{what} {subject}", rate, now))
-
-    def _refuse(self, what: str, allowance: Allowance) -> None:
+    def refuse(self, kind: Kind, allowance: Allowance) -> None:
         """A line for each refused request would be what a flood fills the disk with: now and then is enough."""
         self._refused += 1
         now = self.clock()
         if self._told_at is None or not self._told_at <= now < self._told_at + _QUIET:
-            log.warning("too many %s", _WHAT[what], extra={"refused": self._refused})
+            log.warning("too many %s", _WHAT[kind], extra={"refused": self._refused})
             self._told_at, self._refused = now, 0
         wait = allowance.retry_after
         raise TooManyRequests(
-            f"too many {_WHAT[what]}: try again in {wait} s", allowance.limit, allowance.reset, retry_after=wait
+            f"too many {_WHAT[kind]}: try again in {wait} s", allowance.limit, allowance.reset, retry_after=wait
         )
 
-    def _guarded(self, ask: Callable[[int], Allowance]) -> Allowance | None:
-        now = self.clock()
-        if self._rests_until is not None and now < self._rests_until <= now + _REST:
-            return None
-        try:
-            allowance = ask(now)
-        except (OSError, StorageUnavailable) as error:
-            self._rests_until = now + _REST
-            self._tell(f"{self._table.path.name} cannot be used, so no rate limit is kept: {_reason(error)}")
-            return None
-        if self._trouble is not None:
-            self._rests_until = None
-            self._tell(None)
-        return allowance
+    # ------------------------------------------------------------------------------------------------ for the owner
+    def trouble(self) -> str | None:
+        """Why the limits are not kept just now. Tries the table, so that every worker knows."""
+        with suppress(TooManyRequests):
+            self.take(Kind.ADDRESS, "/health")
+        return self._trouble
+
+    def notice(self) -> str | None:
+        return _HIDDEN if self._is_behind_proxy else None
+
+    def saw_proxy(self, address: str) -> None:
+        """A request came by a proxy that nobody told us to trust. (A stranger may claim that; a neighbour does not.)"""
+        if not self._is_behind_proxy and is_private(address):
+            self._is_behind_proxy = True
+            log.warning(_HIDDEN)
 
     def _tell(self, trouble: str | None) -> None:
         if trouble != self._trouble:
@@ -125,7 +128,32 @@ class RateLimits:
             self._trouble = trouble
 
 
-_HIDDEN = "requests come by a proxy, but TRUSTED_PROXIES is 0: all clients share one rate limit"
+class Visit:
+    """One request of a desktop app. `allowance` is that of the bucket that is nearest to its end, for the answer."""
+
+    __slots__ = ("_guessed", "_limits", "_network", "allowance")
+
+    def __init__(self, limits: RateLimits, network: str, allowance: Allowance | None, guessed: int) -> None:
+        self._limits, self._network, self._guessed = limits, network, guessed
+        self.allowance = allowance
+
+    def asks_for(self, license_key: str, hardware_id: str | None) -> None:
+        """Count it for its key as well. An address that tried too many unknown keys learns nothing more about keys, be
+        they right or wrong; only a device that holds a seat of the key is answered, so that one who guesses does not
+        shut out the apps of his whole office. Raises TooManyRequests, before anything is bound."""
+        self._tighten(self._limits.take(Kind.KEY, keys.one_spelling(license_key))[0])
+        refusal = self._limits.guesses(self._guessed) if self._guessed else None
+        if refusal and not self._limits.seats.has_seat(license_key, hardware_id):
+            self._limits.refuse(Kind.UNKNOWN, refusal)
+
+    def found_nothing(self) -> None:
+        """Count a key that nobody holds. Raises TooManyRequests in place of that answer."""
+        self._tighten(self._limits.take(Kind.UNKNOWN, self._network)[0])
+
+    def _tighten(self, allowance: Allowance | None) -> None:
+        mine = self.allowance
+        if allowance is not None and (mine is None or allowance.remaining < mine.remaining):
+            self.allowance = allowance
 
 
 def _reason(error: Exception) -> str:
@@ -152,7 +180,6 @@ def network_of(address: str) -> str:
     return str(ipaddress.IPv6Network((found, 64), strict=False))
 
 
-@lru_cache(maxsize=256)
 def is_private(address: str) -> bool:
     try:
         return ipaddress.ip_address(address).is_private

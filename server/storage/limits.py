@@ -1,9 +1,10 @@
 """`limits.table`: the buckets of the rate limits, one table for all workers, exact, of a fixed size, and disposable.
 
 65,536 slots of 16 bytes: a tag and the moment at which this bucket is full again. A subject's keyed hash gives its tag
-and the set of eight slots that it may be in; nobody without the secret can aim at somebody else's set. A hit locks the
-bytes of one set, reads them, and writes one slot. In a set that is taken up, the bucket that is nearest to full is
-forgotten: that lets somebody have a few requests more, and never shuts anybody out, since a tag belongs to one subject.
+and the set of eight slots that its buckets may be in; nobody without the secret can aim at somebody else's set. A hit
+locks the bytes of one set, reads them, and writes one slot. In a set that is taken up, the bucket that is nearest to
+full is forgotten: that lets somebody have a few requests more, and never shuts anybody out, since a tag belongs to one
+bucket.
 
 The file is read and written by pread and pwrite. Mapped memory would save two microseconds of five, but a mapped file
 that somebody cuts off kills its readers with SIGBUS; looking at its size first costs most of the difference, and still
@@ -44,7 +45,7 @@ os.register_at_fork(after_in_child=_renew_mutex)  # some other thread may have h
 
 
 class LimitTable:
-    """Verbs raise OSError or StorageUnavailable when the table cannot be used; what then, its user decides."""
+    """`take` raises OSError or StorageUnavailable when the table cannot be used; what then, its user decides."""
 
     def __init__(self, path: Path, secret: str) -> None:
         self.path = path
@@ -54,32 +55,28 @@ class LimitTable:
         self._identity = (0, 0)
         self._looked = -_LOOK_EVERY
 
-    def take(self, subject: str, rate: Rate, now: int) -> Allowance:
-        """One request of this subject, counted if it is granted."""
+    def take(self, subject: str, kind: int, rate: Rate, now: int, beside: int = 0) -> tuple[Allowance, int]:
+        """One request of this subject, counted if it is granted. A subject's buckets of all kinds are in one set, so
+        the moment of another one, `beside`, comes along for nothing; 0 where there is none."""
         start, tag = self._place(subject)
-        if not _mutex.acquire(timeout=_PATIENCE):
+        mine, other = tag ^ kind, tag ^ beside
+        if not (_mutex.acquire(False) or _mutex.acquire(timeout=_PATIENCE)):
             raise StorageUnavailable(f"{self.path.name} is held by another thread")
         try:
             descriptor = self._open(now)
             durable.lock_bytes(descriptor, start, _SET.size, _PATIENCE)
             try:
                 tags, moments = _read(descriptor, start)
-                at = tags.index(tag) if tag in tags else _stand_in(moments, now, rate)
-                allowance = rate.take(moments[at] if tags[at] == tag else now, now)
+                known = mine in tags
+                at = tags.index(mine) if known else _stand_in(moments, now, rate)
+                allowance = rate.take(moments[at] if known else now, now)
                 if allowance.granted:
-                    os.pwrite(descriptor, _SLOT.pack(tag, allowance.full_at), start + at * _SLOT.size)
-                return allowance
+                    os.pwrite(descriptor, _SLOT.pack(mine, allowance.full_at), start + at * _SLOT.size)
+                return allowance, moments[tags.index(other)] if other in tags else 0
             finally:
                 durable.unlock_bytes(descriptor, start, _SET.size)
         finally:
             _mutex.release()
-
-    def look(self, subject: str, rate: Rate, now: int) -> Allowance:
-        """What `take` would say, without a lock and without counting."""
-        start, tag = self._place(subject)
-        with _mutex:
-            tags, moments = _read(self._open(now), start)
-        return rate.take(moments[tags.index(tag)] if tag in tags else now, now)
 
     def close(self) -> None:
         if self._descriptor >= 0:

@@ -16,7 +16,6 @@ from server.web.responses import answer, body_of
 from server.web.services import services
 
 blueprint = Blueprint("licenses", __name__, url_prefix="/api/v1/licenses")
-blueprint.before_request(limits.by_address)
 blueprint.after_request(limits.tell)
 
 _PLAIN = r"^[^\x00-\x08\x0e-\x1f\x7f]*$"
@@ -63,6 +62,7 @@ class DeactivateRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 @blueprint.post("/validate")
 def validate() -> Response:
+    limits.by_address()
     asked = body_of(ValidateRequest)
     limits.by_key(asked.license_key, asked.hardware_id)
     return told(services().licenses.validate(asked.license_key, asked.claim()), asked.nonce)
@@ -70,6 +70,7 @@ def validate() -> Response:
 
 @blueprint.post("/activate")
 def activate() -> Response:
+    limits.by_address()
     asked = body_of(ActivateRequest)
     limits.by_key(asked.license_key, asked.hardware_id)
     return told(services().licenses.activate(asked.license_key, asked.claim()), asked.nonce)
@@ -77,6 +78,7 @@ def activate() -> Response:
 
 @blueprint.post("/deactivate")
 def deactivate() -> Response:
+    limits.by_address()
     asked = body_of(DeactivateRequest)
     limits.by_key(asked.license_key, asked.hardware_id)
     return told(services().licenses.deactivate(asked.license_key, asked.hardware_id), asked.nonce)
