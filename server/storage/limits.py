@@ -91,7 +91,7 @@ class LimitTable:
 
     def _open(self, now: int) -> int:
         """The descriptor of the file that is there now: one that was deleted or replaced is left behind."""
-        if self._descriptor >= 0 and self._looked <= now < self._looked + _LOOK_EVERY:
+        if self._descriptor >= 0 and now < self._looked + _LOOK_EVERY:
             return self._descriptor
         if self._descriptor < 0 or self._is_replaced():
             self.close()

@@ -68,6 +68,12 @@ def test_a_refusal_costs_nothing_and_says_how_long_to_wait():
     assert not of.take(empty, NOW + SECOND + refused.wait - 1).granted
 
 
+def test_seconds_are_told_in_full():
+    """A client that waits for as long as it was told is not refused again for a part of a second."""
+    refused = rate("6/minute").take(NOW + 60 * SECOND, NOW + SECOND // 2)
+    assert (refused.retry_after, refused.reset) == (10, 60)
+
+
 @pytest.mark.parametrize("strange", [0, NOW - 1, NOW + 60 * SECOND + 1, NOW + 10**15, 2**64 - 1])
 def test_a_moment_that_cannot_be_shuts_nobody_out(strange):
     """A clock that began anew after a reboot, one that was set back, garbage."""

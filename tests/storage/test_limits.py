@@ -125,6 +125,12 @@ def test_a_fork_goes_on_in_the_same_table(table):
     assert passed(table) == 0
 
 
+def test_a_fork_beside_a_thread_that_is_in_the_table_is_not_hung_up(table, monkeypatch):
+    monkeypatch.setattr(limits, "_PATIENCE", 0.01)
+    with limits._mutex:
+        assert Child(lambda tell: tell(passed(table))).told() == [RATE.limit]
+
+
 def test_a_stopped_holder_hangs_nobody_up_and_a_killed_one_holds_nothing(table, path, monkeypatch):
     start, _ = table._place("ann")
 
@@ -245,6 +251,13 @@ def test_garbage_of_any_length_shuts_nobody_out(path, table, size):
     subjects = [f"s{number}" for number in range(200)]
     assert [passed(table, subject) for subject in subjects] == [RATE.limit] * len(subjects)
     assert [passed(table, subject) for subject in subjects] == [0] * len(subjects)
+
+
+def test_neighbours_in_a_set_of_garbage_keep_their_buckets(path, table):
+    path.write_bytes(random.Random(1).randbytes(SIZE))
+    subjects = in_one_set(table, WAYS)
+    assert [passed(table, subject) for subject in subjects] == [RATE.limit] * WAYS
+    assert [passed(table, subject) for subject in subjects] == [0] * WAYS
 
 
 @pytest.mark.parametrize("byte", [b"\x00", b"\x01", b"\x7f", b"\xff"])

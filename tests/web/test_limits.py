@@ -155,8 +155,18 @@ def test_a_key_has_a_limit_of_its_own_over_all_addresses(counter):
     leaked, other = keys(counter, 2)
     crowd = [f"203.0.113.{number}" for number in range(6)]
     assert [counter.knock(leaked, client=client).status_code for client in crowd] == [200] * 5 + [429]
-    assert "this license key" in counter.knock(leaked).json["errors"][0]["detail"]
+    refused = counter.knock(leaked)
+    assert "this license key" in refused.json["errors"][0]["detail"]
+    assert [refused.headers.getlist(name) for name in HEADERS] == [["5"], ["0"], ["60"]]
     assert [counter.knock(other, client=client).status_code for client in crowd[:5]] == [200] * 5
+
+
+def test_the_bucket_that_is_nearest_to_its_end_is_told(counter):
+    first, second = keys(counter, 2)
+    assert [told(counter.knock(first, client=f"203.0.113.{n}"))[1] for n in range(3)] == [4, 3, 2]
+    assert [told(counter.knock(second))[1], told(counter.knock(second))[1]] == [4, 3]
+    assert told(counter.knock(first))[1] == 1  # the key's; the address has two left
+    assert told(counter.knock(second))[1] == 1  # the address's; this key has two left
 
 
 def test_a_key_is_one_key_however_it_is_spelt(counter):
