@@ -14,6 +14,7 @@ KeyledgerError
 ├── Disowned                a platform's API says that what was told in its name is not so
 ├── Unauthorized            the owner's bearer token is missing or wrong
 ├── Conflict                the request contradicts what is already there
+├── TooManyRequests         a rate limit; says how many seconds to wait
 └── StorageUnavailable      nothing was promised: try again later (disk full, read-only, lock held)
 """
 
@@ -94,6 +95,14 @@ class Unauthorized(KeyledgerError):
 
 class Conflict(KeyledgerError):
     code = "CONFLICT"
+
+
+class TooManyRequests(KeyledgerError):
+    code = "RATE_LIMITED"
+
+    def __init__(self, detail: str, limit: int, reset: int, retry_after: int) -> None:
+        super().__init__(detail)
+        self.limit, self.reset, self.retry_after = limit, reset, retry_after
 
 
 class StorageUnavailable(KeyledgerError):

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from server.domain.rate import Rate
 from server.errors import StorageUnavailable
 from server.platforms import PLATFORMS, Platform
 from server.services.audit import PurchaseAuditLog
@@ -17,11 +18,14 @@ from server.services.fulfilment import Fulfilment
 from server.services.inquiries import Inquiries
 from server.services.letters import DAMAGED
 from server.services.license_manager import LicenseManager
+from server.services.limits import RateLimits
 from server.services.mailer import ConsoleMailer, Mailer, SmtpMailer
 from server.services.outbox import Outbox
+from server.services.seats import Seats
 from server.settings import Settings, load_settings
 from server.storage.base import Store
 from server.storage.flatfile import FlatFileStore
+from server.storage.limits import LimitTable
 
 Clock = Callable[[], datetime]
 
@@ -38,6 +42,7 @@ class Services:
     licenses: LicenseManager
     outbox: Outbox
     audit: PurchaseAuditLog
+    limits: RateLimits | None
 
     def close(self) -> None:
         """Write at once what is still due; what a killed process leaves undone is redone from the ledger."""
@@ -62,6 +67,7 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
     fulfilment = Fulfilment(store, catalogue, settings.license_secret, clock)
     platforms = {name: made for name, kind in PLATFORMS.items() if (made := kind.from_settings(settings))}
     inquiries = Inquiries(store, platforms, fulfilment, clock)
+    licenses = LicenseManager(store, catalogue, fulfilment, clock)
     return Services(
         settings=settings,
         clock=clock,
@@ -70,9 +76,10 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
         platforms=platforms,
         fulfilment=fulfilment,
         inquiries=inquiries,
-        licenses=LicenseManager(store, catalogue, fulfilment, clock),
+        licenses=licenses,
         outbox=Outbox(store, _mailer(settings), catalogue, inquiries, settings, clock),
         audit=PurchaseAuditLog(store),
+        limits=_limits(settings, licenses.seats),
     )
 
 
@@ -94,6 +101,13 @@ def caretakers(services: Services) -> tuple[Caretaker, Caretaker]:
         return services.outbox.send_due(limit=None if threads else 1).next_due
 
     return Caretaker("tidy", services.store.tidy, threads), Caretaker("mail", mail, threads)
+
+
+def _limits(settings: Settings, seats: Seats) -> RateLimits | None:
+    rate = Rate.of(settings.rate_limit)
+    if rate is None:
+        return None
+    return RateLimits(LimitTable(settings.data_dir / "limits.table", settings.secret_key[0]), rate, seats)
 
 
 def _mailer(settings: Settings) -> Mailer:

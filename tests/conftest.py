@@ -59,6 +59,7 @@ def settings_for(folder: Path, **more: Any) -> Settings:
         "gumroad_webhook_secret": SECRET,
         "owner_email": "owner@shop.example",
         "from_email": "shop@shop.example",
+        "rate_limit": "off",
     }
     return Settings(**(given | more))
 

@@ -62,6 +62,11 @@ def readings(typed: str, prefixes: Iterable[str] = ()) -> Iterator[str]:
             yield key
 
 
+def one_spelling(typed: str) -> str:
+    """The same text for all spellings of a key, with its prefix or without; perhaps for two imported keys as well."""
+    return _plain(typed)[-SYMBOLS:]
+
+
 def is_sound(body: str) -> bool:
     """Whether 30 symbols are a key of ours, as far as its check symbols tell."""
     if len(body) != SYMBOLS or any(symbol not in _VALUE for symbol in body):

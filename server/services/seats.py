@@ -68,6 +68,13 @@ class Seats:
                     license = self._find(key)
         return self._verdict(catalogue, judge(license, Claim(), catalogue, now), key, license)
 
+    def has_seat(self, license_key: str, hardware_id: str | None) -> bool:
+        """Whether this device is bound to the license now; nothing is bound or written by asking."""
+        if hardware_id is None:
+            return False
+        _, license = self.read_key(license_key)
+        return license is not None and license.knows(hardware_id)
+
     def read_key(self, typed: str) -> tuple[str, License | None]:
         """The license that a typed key means, as it is now: an exact match goes before the forgiving one."""
         return self._read(typed, self._catalogue.current())

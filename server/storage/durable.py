@@ -24,6 +24,7 @@ from server.errors import StorageUnavailable
 
 PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+_SHORT_WHILE = 0.00005  # seconds between two tries for bytes that are held for microseconds
 
 
 class Lock:
@@ -190,6 +191,25 @@ def _forget_inherited() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_inherited)
+
+
+def lock_bytes(descriptor: int, start: int, length: int, patience: float) -> None:
+    """Keep other processes off these bytes of a file. Raises StorageUnavailable after `patience` seconds, OSError where
+    the disk knows no such locks. They are the process's: closing any descriptor of the file lets all of them go."""
+    deadline = 0.0
+    while True:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
+            return
+        except (BlockingIOError, PermissionError):  # POSIX allows both
+            deadline = deadline or time.monotonic() + patience
+            if time.monotonic() >= deadline:
+                raise StorageUnavailable("bytes of a file are held by another process") from None
+        time.sleep(_SHORT_WHILE)
+
+
+def unlock_bytes(descriptor: int, start: int, length: int) -> None:
+    fcntl.lockf(descriptor, fcntl.LOCK_UN, length, start)
 
 
 def make_folder(path: Path) -> None:

@@ -15,7 +15,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import MapAdapter, Rule
 from werkzeug.wsgi import get_host
 
-from server.web import health, jvzoo_doors, licenses, logs, older, owner, webhooks
+from server.web import health, jvzoo_doors, licenses, limits, logs, older, owner, webhooks
 from server.web.responses import MAX_BODY, register_errors
 from server.wiring import Services, caretakers
 
@@ -63,7 +63,8 @@ def make_app(services: Services) -> Flask:
     register_errors(app)
     _around_requests(app, services)
     if origins := services.settings.allowed_origins:
-        CORS(app, resources={r"/api/*": {"origins": list(origins)}}, expose_headers=["X-Request-Id", "Retry-After"])
+        told = ["X-Request-Id", "Retry-After", *limits.HEADERS]
+        CORS(app, resources={r"/api/*": {"origins": list(origins)}}, expose_headers=told)
     if proxies := services.settings.trusted_proxies:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies)  # type: ignore[method-assign]
     return app
@@ -81,8 +82,8 @@ def _around_requests(app: Flask, services: Services) -> None:
     @app.after_request
     def end(response: Response) -> Response:
         response.headers["X-Request-Id"] = g.request_id
-        endpoint = request.endpoint
-        if endpoint not in _QUIET or response.status_code >= 400:
+        endpoint, status = request.endpoint, response.status_code
+        if status != 429 and (endpoint not in _QUIET or status >= 400):  # a flood must not fill the log
             _log_request(response)
         response.call_on_close(tidy.poke)
         if endpoint != "licenses.validate":

@@ -25,6 +25,7 @@ def health() -> Response:
         "licenses_file": {**_check(state.view), "mended": state.notices},
         "catalogue": _check(services().catalogue.trouble),
         "mail": _mail_check(),
+        "limits": _limits_check(),
     }
     well = all(check["ok"] for check in checks.values())
     body = {
@@ -51,6 +52,15 @@ def _mail_check() -> dict[str, Any]:
     if trouble is None and told["backend"] == "console":
         told["detail"] = "letters are printed, not sent: set EMAIL_BACKEND=smtp"
     return told
+
+
+def _limits_check() -> dict[str, Any]:
+    """Trouble with the limits is no trouble of the service: it answers everybody meanwhile."""
+    limits = services().limits
+    if limits is None:
+        return {**_check(None), "detail": "RATE_LIMIT is off"}
+    trouble = limits.trouble()
+    return {**_check(trouble), "detail": trouble or limits.notice()}
 
 
 def _is_time_to_probe() -> bool:

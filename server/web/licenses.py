@@ -11,10 +11,12 @@ from flask import Blueprint, Response
 from server.domain.keys import license_id
 from server.domain.license import DETAIL, Claim
 from server.services.seats import Verdict
+from server.web import limits
 from server.web.responses import answer, body_of
 from server.web.services import services
 
 blueprint = Blueprint("licenses", __name__, url_prefix="/api/v1/licenses")
+blueprint.after_request(limits.tell)
 
 _PLAIN = r"^[^\x00-\x08\x0e-\x1f\x7f]*$"
 Key = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=_PLAIN)]
@@ -60,23 +62,30 @@ class DeactivateRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 @blueprint.post("/validate")
 def validate() -> Response:
+    limits.by_address()
     asked = body_of(ValidateRequest)
+    limits.by_key(asked.license_key, asked.hardware_id)
     return told(services().licenses.validate(asked.license_key, asked.claim()), asked.nonce)
 
 
 @blueprint.post("/activate")
 def activate() -> Response:
+    limits.by_address()
     asked = body_of(ActivateRequest)
+    limits.by_key(asked.license_key, asked.hardware_id)
     return told(services().licenses.activate(asked.license_key, asked.claim()), asked.nonce)
 
 
 @blueprint.post("/deactivate")
 def deactivate() -> Response:
+    limits.by_address()
     asked = body_of(DeactivateRequest)
+    limits.by_key(asked.license_key, asked.hardware_id)
     return told(services().licenses.deactivate(asked.license_key, asked.hardware_id), asked.nonce)
 
 
 def told(verdict: Verdict, nonce: str | None) -> Response:
+    limits.by_verdict(verdict)
     now = services().clock()
     body: dict[str, Any] = {
         "valid": verdict.valid,

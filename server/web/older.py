@@ -12,12 +12,14 @@ from flask import Blueprint, Response
 from server.domain.license import DETAIL, Claim, Code, License
 from server.errors import BadRequest, Unprocessable
 from server.services.license_manager import FOR_LIFE
+from server.web import limits
 from server.web.auth import require_owner
 from server.web.licenses import Email, Key, Name, public_license
 from server.web.responses import answer, body_of
 from server.web.services import services
 
 blueprint = Blueprint("older", __name__, url_prefix="/api")
+blueprint.after_request(limits.tell)
 
 LIFETIME_YEARS = 100
 _TOLD = ("product_id", "product_name", "features", "purchase_date", "expiry_date", "status")
@@ -42,8 +44,11 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, rename="camel")
 
 @blueprint.post("/validate-license")
 def validate_license() -> Response:
+    limits.by_address()
     asked = body_of(ValidateLicenseRequest)
+    limits.by_key(asked.license_key)
     verdict = services().licenses.validate(asked.license_key, Claim(email=asked.email))
+    limits.by_verdict(verdict)
     known = public_license(verdict, services().clock())
     hidden = known is None or verdict.code is Code.USER_SCOPE_MISMATCH
     return answer(
@@ -57,8 +62,11 @@ def validate_license() -> Response:
 
 @blueprint.post("/verify")
 def verify() -> Response:
+    limits.by_address()
     asked = body_of(VerifyRequest)
+    limits.by_key(asked.license)
     verdict = services().licenses.validate(asked.license, Claim())
+    limits.by_verdict(verdict)
     if not verdict.valid or verdict.license is None or verdict.key is None:
         return answer({"valid": False, "error": f"This license {DETAIL[verdict.code]}."}, 401)
     license = verdict.license

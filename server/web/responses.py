@@ -19,6 +19,7 @@ from server.errors import (
     NotFound,
     PlatformUnreachable,
     StorageUnavailable,
+    TooManyRequests,
     Unauthorized,
     Unprocessable,
     Unverified,
@@ -38,6 +39,7 @@ STATUS: dict[type[KeyledgerError], tuple[int, str]] = {
     PlatformUnreachable: (503, "Platform unreachable"),
     NotFound: (404, "Not found"),
     Conflict: (409, "Conflict"),
+    TooManyRequests: (429, "Too many requests"),
     StorageUnavailable: (503, "Storage unavailable"),
 }
 MAX_BODY = 256 * 1024
@@ -137,7 +139,13 @@ def _told(error: KeyledgerError) -> Response:
     status, title = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), (500, "Internal error"))
     if status >= 500:
         log.error("%s", error.detail, extra={"code": error.code})
-    return error_answer(status, error.code, title, error.detail)
+    response = error_answer(status, error.code, title, error.detail)
+    if isinstance(error, TooManyRequests):
+        response.headers["Retry-After"] = str(error.retry_after)
+        response.headers["X-RateLimit-Limit"] = str(error.limit)
+        response.headers["X-RateLimit-Remaining"] = "0"
+        response.headers["X-RateLimit-Reset"] = str(error.reset)
+    return response
 
 
 def _http(error: HTTPException) -> Response:

@@ -13,7 +13,8 @@ from server.domain.keys import license_id
 from server.domain.purchase import PAID, Entry
 from server.errors import PlatformOff, Unverified
 from server.platforms import WebhookRequest
-from server.web import logs
+from server.services.limits import Kind
+from server.web import limits, logs
 from server.web.responses import answer, raw_body
 from server.web.services import services
 
@@ -43,6 +44,7 @@ def take(platform: str) -> list[Entry]:
     try:
         events = configured.events(posted)
     except Unverified as error:
+        limits.failed_proof(Kind.WEBHOOK)
         log.warning("webhook refused", extra={"platform": platform, "code": error.code, "client": request.remote_addr})
         raise
     entries = ours.inquiries.record(events)
