@@ -12,11 +12,12 @@ from collections import Counter, defaultdict
 from datetime import date, datetime, timedelta
 from functools import lru_cache
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import msgspec
 
 from server.domain import money
+from server.domain.license import Moment
 from server.domain.purchase import CHARGES, OWNER_ISSUING, PAID, Entry, EventKind, Outcome
 from server.errors import BadRequest
 from server.storage.base import Store
@@ -220,7 +221,36 @@ class Takings:
 
 
 # ---------------------------------------------------------------------------------------------------- the statistics
-def purchase_stats(store: Store) -> dict[str, Any]:
+class ProductStats(TypedDict):
+    product_id: str | None
+    product_name: str | None
+    purchases: int
+    revenue: dict[str, str]
+
+
+class Stats(TypedDict):
+    """Money is by currency, as decimal strings; revenue is net of what was refunded or charged back in full."""
+
+    total_purchases: int
+    total_revenue: dict[str, str]
+    gross_revenue: dict[str, str]
+    refunded: dict[str, str]
+    refunded_purchases: int
+    unreadable_prices: int
+    by_source: dict[str, int]
+    revenue_by_source: dict[str, dict[str, str]]
+    top_products: list[ProductStats]
+    by_event: dict[str, int]
+    test_lines: int
+    unmapped: int
+    held: int
+    ledger_lines: int
+    missing_lines: int
+    first: Moment | None
+    last: Moment | None
+
+
+def purchase_stats(store: Store) -> Stats:
     """What `audit.py stats` tells, from two readings of the ledger. Equal charges are counted, not kept."""
     reversals, waiting = Reversals(store), Waiting()
     charges = Charges(reversals)
@@ -233,7 +263,7 @@ def purchase_stats(store: Store) -> dict[str, Any]:
         if charges.takes(line):
             found[line.source, line.product_id, line.product_name, line.price, line.currency, reversals.hit(line)] += 1
     lines = events.total()
-    return _charge_stats(found) | {
+    stats = _charge_stats(found) | {
         "by_event": dict(events.most_common()),
         "test_lines": tests,
         "unmapped": sum(held.outcome == _UNMAPPED for held in waiting.lines.values()),
@@ -243,6 +273,7 @@ def purchase_stats(store: Store) -> dict[str, Any]:
         "first": first.timestamp if first else None,
         "last": line.timestamp if line else None,
     }
+    return cast(Stats, stats)
 
 
 def _charge_stats(found: Counter[tuple[Any, ...]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from flask import Flask, Response, g, request
 from flask_cors import CORS
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from server.web import health, jvzoo_doors, licenses, logs, older, owner, webhooks
+from server.web import docs, health, jvzoo_doors, licenses, logs, older, openapi, owner, webhooks
 from server.web.responses import MAX_BODY, register_errors
 from server.wiring import Services, caretakers
 
@@ -27,7 +27,7 @@ def make_app(services: Services) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # no redirects: they repeat the query, with its secret, to any Host
     app.extensions["keyledger"] = services
-    for room in (webhooks, jvzoo_doors, licenses, owner, older, health):
+    for room in (webhooks, jvzoo_doors, licenses, owner, older, health, openapi, docs):
         app.register_blueprint(room.blueprint)
     register_errors(app)
     _around_requests(app, services)
