@@ -50,6 +50,7 @@ def _around_requests(app: Flask, services: Services) -> None:
     @app.after_request
     def end(response: Response) -> Response:
         response.headers["X-Request-Id"] = g.request_id
+        response.headers["X-Content-Type-Options"] = "nosniff"  # a verdict repeats a device's name: never a page
         if request.endpoint not in _QUIET or response.status_code >= 400:
             _log_request(response)
         response.call_on_close(tidy.poke)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
 import time
 from typing import TextIO
 
-import msgspec
 from flask import g, has_request_context
 
 _ADDRESS = re.compile(r"[^\s\"'<>@,;:=&?]+@[^\s\"'<>@,;:&?]+\.[A-Za-z0-9-]+")
@@ -45,7 +45,7 @@ class JsonLines(logging.Formatter):
         said |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
         if record.exc_info:
             said["error"] = self.formatException(record.exc_info)
-        return masked(msgspec.json.encode(said, enc_hook=str).decode())
+        return masked(json.dumps(said, default=str, separators=(",", ":")))  # in ASCII, unlike msgspec's
 
 
 class _Stderr(logging.StreamHandler[TextIO]):
