@@ -60,12 +60,17 @@ def rows(told: Json) -> dict[str, Sequence[Field]]:
 def _fields(schema: Json) -> Iterator[Field]:
     required = schema.get("required", ())
     for name, one in schema.get("properties", {}).items():
-        yield Field(name, kind_of(one), name in required, one.get("description", ""))
+        yield Field(name, kind_of(one), name in required, _about(one))
+
+
+def _about(one: Json) -> str:
+    """What is said of it, or of the one of its choices that is not null."""
+    return next((part["description"] for part in (one, *one.get("anyOf", ())) if "description" in part), "")
 
 
 def parameters(operation: Json) -> list[Field]:
     return [
-        Field(f"{one['name']} ({one['in']})", kind_of(one["schema"]), "required" in one, one.get("description", ""))
+        Field(f"{one['name']} ({one['in']})", kind_of(one["schema"]), "required" in one, _about(one))
         for one in operation["parameters"]
     ]
 

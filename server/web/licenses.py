@@ -30,6 +30,9 @@ DeviceName = Annotated[
 Nonce = Annotated[str, msgspec.Meta(max_length=128, pattern=_PLAIN, description="Comes back in the answer.")]
 _ADDRESS = r"^[^@\s\x00-\x1f\x7f]+@[^@\s\x00-\x1f\x7f]+$"
 Email = Annotated[str, msgspec.Meta(min_length=3, max_length=254, pattern=_ADDRESS)]
+Claimed = Annotated[
+    str, msgspec.Meta(max_length=254, pattern=_PLAIN, description="Must be the customer's address then.")
+]
 Text = Annotated[str, msgspec.Meta(max_length=500, pattern=_PLAIN)]
 Name = Annotated[str, msgspec.Meta(max_length=128, pattern=_PLAIN)]
 
@@ -66,11 +69,11 @@ class ValidateRequest(msgspec.Struct, frozen=True, kw_only=True):
     license_key: Key
     hardware_id: HardwareId | None = None
     device_name: DeviceName | None = None
-    product: Name | None = None
-    email: Annotated[str, msgspec.Meta(max_length=254, pattern=_PLAIN)] | None = None
+    product: Annotated[Name, msgspec.Meta(description="Its id or slug: a key of another one is refused.")] | None = None
+    email: Claimed | None = None
     nonce: Nonce | None = None
-    features: Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)] | None = None
-    bind: bool | None = None
+    features: Annotated[tuple[Name, ...], msgspec.Meta(max_length=64, description="It must have all.")] | None = None
+    bind: Annotated[bool, msgspec.Meta(description="false asks about a device without taking a seat.")] | None = None
 
     def claim(self) -> Claim:
         return Claim(

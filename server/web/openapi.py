@@ -52,7 +52,7 @@ def _encoded(app_url: str) -> bytes:
 # ---------------------------------------------------------------------------------------------------- the document
 MEANING = {
     304: "Not changed since the `ETag` that was sent as `If-None-Match`.",
-    400: "Malformed: `detail` names the field. A webhook of Stripe: not verified.",
+    400: "Malformed: `detail` names the field. (A webhook of Stripe: or not verified.)",
     401: "The bearer token is missing or wrong.",
     403: "Not verified: the secret or the signature is missing or wrong. Nothing was written.",
     404: "No such license; or the platform, or the owner's API, is not configured here.",

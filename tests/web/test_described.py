@@ -45,7 +45,6 @@ class Api:
         self.key = self.shop.sale(product="G-TEAM==")
         self.shop.ping(sale_ping("s2", "ann@example.com", "G-OTHER=="))
         self.described = schemathesis.openapi.from_wsgi("/openapi.json", self.shop.app)
-        self.asked = 0
 
     def ask(self, case: Any, named: str) -> None:
         """What fits the description, with a proof, and with a license that exists where it names one."""
@@ -64,7 +63,6 @@ class Api:
         self.send(case, [*KEPT, negative_data_rejection])
 
     def send(self, case: Any, checks: list[Any]) -> None:
-        self.asked += 1
         headers = {"Authorization": f"Bearer {OWNER_KEY}"} if "Authorization" not in (case.headers or {}) else {}
         case.call_and_validate(headers=headers, checks=checks)
 
@@ -95,10 +93,10 @@ def asked_at_random(api: Api, method: str, path: str, examples: int) -> None:
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 def test_every_answer_is_as_described(api, method, path):
-    asked_at_random(api, method, path, examples=int(__import__("os").environ.get("EX", "10")))
+    asked_at_random(api, method, path, examples=10)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 def test_every_answer_is_as_described_at_length(api, method, path):
-    asked_at_random(api, method, path, examples=1000)
+    asked_at_random(api, method, path, examples=200)
