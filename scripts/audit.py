@@ -30,7 +30,7 @@ from scripts.printing import (
 from server.domain.purchase import EventKind, Outcome
 from server.errors import SettingsError
 from server.services.audit import COLUMNS, PurchaseAuditLog, read_moment
-from server.services.revenue import Period
+from server.services.revenue import Period, Stats
 from server.services.story import Story
 from server.settings import Settings, load_settings
 
@@ -88,14 +88,14 @@ def stats(as_json: bool) -> None:
         sys.exit(FINDINGS)
 
 
-def print_stats(found: dict[str, Any]) -> None:
+def print_stats(found: Stats) -> None:
     label = None
     for name, line in stats_lines(found):
         click.echo(f"{name if name != label else '':12}{plain(line)}")
         label = name
 
 
-def stats_lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def stats_lines(found: Stats) -> Iterator[tuple[str, str]]:
     back = found["refunded_purchases"]
     yield "Purchases", f"{found['total_purchases']}{f', {back} of them refunded or charged back' if back else ''}"
     for code, net in found["total_revenue"].items():
@@ -107,7 +107,7 @@ def stats_lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Products", f"{name}: {product['purchases']}{sums(product['revenue'])}"
     yield "Ledger", f"{found['ledger_lines']} lines, from {found['first'] or '-'} to {found['last'] or '-'}"
     yield from (("Ledger", f"{event}: {number}") for event, number in found["by_event"].items())
-    yield from (("Note", f"{found[name]} {what}") for name, what in NOTES.items() if found[name])
+    yield from (("Note", f"{found[name]} {what}") for name, what in NOTES.items() if found[name])  # type: ignore[literal-required]
 
 
 NOTES = {

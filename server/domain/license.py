@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -12,7 +13,12 @@ from server.domain.catalogue import Catalogue, Product
 DEFAULT_GRACE = 3
 DEFAULT_MOVES = 10
 EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)  # no date of ours lies outside
+# msgspec calls only a moment that must name its offset a `date-time`; the described API says it of all.
+Moment = Annotated[datetime, msgspec.Meta(extra_json_schema={"format": "date-time"})]
 MOVES_WINDOW = timedelta(days=90)
+
+
+Status = Literal["active", "expired", "suspended", "banned"]
 
 
 class Reason(StrEnum):
@@ -31,13 +37,13 @@ class Reason(StrEnum):
 class Device(msgspec.Struct, frozen=True, gc=False):
     hardware_id: str
     device_name: str | None
-    bound_at: datetime
+    bound_at: Moment
 
 
 class PlanChange(msgspec.Struct, frozen=True, gc=False):
     """A change of product or seats that the platform announced for later."""
 
-    at: datetime
+    at: Moment
     product_id: str
     max_devices: int
 
@@ -51,12 +57,12 @@ class License(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
 
     email: str
     customer_name: str
-    created_date: datetime
-    expiry_date: datetime | None
+    created_date: Moment
+    expiry_date: Moment | None
     is_active: bool
     hardware_id: str | None
     device_name: str | None
-    last_validation: datetime | None
+    last_validation: Moment | None
     validation_count: int
     purchase_source: str
     purchase_id: str
@@ -98,7 +104,7 @@ class License(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
             devices=tuple(devices[1:]),
         )
 
-    def status(self, now: datetime) -> str:
+    def status(self, now: datetime) -> Status:
         """active, expired, suspended or banned: the word in public answers."""
         return _STATUS.get(standing(self, now), "active")
 
@@ -179,7 +185,7 @@ DETAIL = {
     Code.FINGERPRINT_SCOPE_MISMATCH: "is not activated on this device",
     Code.VALID: "is valid",
 }
-_STATUS = {Code.BANNED: "banned", Code.SUSPENDED: "suspended", Code.EXPIRED: "expired"}
+_STATUS: dict[Code, Status] = {Code.BANNED: "banned", Code.SUSPENDED: "suspended", Code.EXPIRED: "expired"}
 _STANDING = {
     Reason.REVOKED: Code.BANNED,
     Reason.CHARGEBACK: Code.BANNED,

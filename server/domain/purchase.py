@@ -15,7 +15,7 @@ from enum import StrEnum
 import msgspec
 
 from server.domain.catalogue import Item
-from server.domain.license import DEFAULT_GRACE
+from server.domain.license import DEFAULT_GRACE, Moment
 
 
 class EventKind(StrEnum):
@@ -119,7 +119,7 @@ class PurchaseEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     price: str | None = None
     currency: str | None = None
     fee: str | None = None
-    purchase_date: datetime | None = None
+    purchase_date: Moment | None = None
     is_recurring: bool = False
     is_refunded: bool = False
     is_disputed: bool = False
@@ -129,15 +129,15 @@ class PurchaseEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     variants: tuple[str, ...] = ()
     product_aliases: tuple[str, ...] = ()
     months: int | None = None
-    occurred_at: datetime | None = None
-    effective_at: datetime | None = None
+    occurred_at: Moment | None = None
+    effective_at: Moment | None = None
     incident: str | None = None
     links: tuple[str, ...] = ()
     is_paid_off: bool = False
     note: str | None = None
     own_product_id: str | None = None
     items: tuple[Item, ...] = ()
-    paid_until: datetime | None = None
+    paid_until: Moment | None = None
     standing: Standing | None = None
     is_final: bool = False
     refunded_total: str | None = None
@@ -175,7 +175,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     product_id: str
     license_key: str
     max_devices: int = 1
-    until: datetime | None = None
+    until: Moment | None = None
     grace_days: int = DEFAULT_GRACE
     features: tuple[str, ...] | None = None
     tier: str | None = None
@@ -192,7 +192,7 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """
 
     seq: int
-    timestamp: datetime
+    timestamp: Moment
     event: EventKind
     event_id: str
     source: str
@@ -210,7 +210,7 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     price: str | None
     currency: str | None
     fee: str | None
-    purchase_date: datetime | None
+    purchase_date: Moment | None
     is_recurring: bool
     is_refunded: bool
     is_disputed: bool
@@ -218,15 +218,15 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     country: str | None
     license_keys: tuple[str, ...]
     outcome: Outcome
-    expiry_date: datetime | None
+    expiry_date: Moment | None
     raw: msgspec.Raw
     prev: str | None
     grants: tuple[Grant, ...] = ()
     variants: tuple[str, ...] = ()
     product_aliases: tuple[str, ...] = ()
     months: int | None = None
-    occurred_at: datetime | None = None
-    effective_at: datetime | None = None
+    occurred_at: Moment | None = None
+    effective_at: Moment | None = None
     incident: str | None = None
     links: tuple[str, ...] = ()
     is_paid_off: bool = False
@@ -236,7 +236,7 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     note: str | None = None
     own_product_id: str | None = None
     items: tuple[Item, ...] = ()
-    paid_until: datetime | None = None
+    paid_until: Moment | None = None
     standing: Standing | None = None
     is_final: bool = False
     refunded_total: str | None = None

@@ -15,7 +15,7 @@ from server.domain.license import EARLIEST, LATEST
 from server.errors import BadRequest
 
 T = TypeVar("T")
-MOST_FIELDS = 1000
+MOST_FIELDS, DEEPEST = 1000, 100
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _FLAGS = {"true": True, "1": True, "false": False, "0": False, "": False}
 
@@ -142,13 +142,15 @@ def _unquoted(text: str) -> str:
     return a2b_qp(text.replace("+", " ").replace("=", "%3D").replace("%", "=")).decode("utf-8", "replace")
 
 
-def _flattened(name: str, value: object) -> Iterator[tuple[str, str]]:
+def _flattened(name: str, value: object, depth: int = 0) -> Iterator[tuple[str, str]]:
+    if depth > DEEPEST:
+        raise BadRequest(f"{name[:40]}: is nested too deeply")
     if isinstance(value, dict):
         for inner, deeper in value.items():
-            yield from _flattened(f"{name}[{inner}]", deeper)
+            yield from _flattened(f"{name}[{inner}]", deeper, depth + 1)
     elif isinstance(value, list):
         for item in value:
-            yield from _flattened(f"{name}[]", item)
+            yield from _flattened(f"{name}[]", item, depth + 1)
     elif isinstance(value, bool):
         yield name, "true" if value else "false"
     else:

@@ -185,7 +185,10 @@ def _number(ping: Fields, name: str, default: int) -> int | None:
 
 def read_subscription(ping: Fields, kind: EventKind) -> PurchaseEvent:
     """A buyer's cancellation says when the paid period ends, not when he cancelled; other moments are their own."""
-    subscription_id, word = ping.required("subscription_id"), ping.required("resource_name")
+    subscription_id = ping.required("subscription_id")
+    if kind not in _SUBSCRIPTION:  # it is a charge's, and names none
+        ping.required("sale_id")
+    word = ping.required("resource_name")
     said = PurchaseEvent(
         event=kind,
         event_id="",

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from server.domain.keys import license_id, readings
+from server.domain.license import Moment
 from server.domain.purchase import Entry
 from server.errors import BadRequest
 from server.services import revenue
@@ -48,8 +49,8 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
     subscription_id: str | None = None
     product: str | None = None
     license_key: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
+    since: Moment | None = None
+    until: Moment | None = None
     is_test: bool | None = None
 
     def takes(self, entry: Entry) -> bool:
@@ -93,7 +94,7 @@ class PurchaseAuditLog:
         reversals = Reversals.of_ledger(self._store)
         return [row_of(entry) for entry in self._store.scan(Entry) if reversals.stands(entry)]
 
-    def get_purchase_stats(self) -> dict[str, Any]:
+    def get_purchase_stats(self) -> revenue.Stats:
         """`total_purchases` counts the charges that count in `gross_revenue`: sales and renewals, and what the owner
         issued at a price; no tests, each once. `total_revenue` is net of what was refunded or charged back.
         `by_source` divides `total_purchases`; `by_event` counts lines of the ledger, tests and all."""

@@ -33,7 +33,7 @@ class Kind(IntEnum):
     TOKEN = 5
 
 
-HARDER = 10  # of unknown keys and failed proofs a tenth of the limit is let through
+HARDER = {Kind.UNKNOWN: 4, Kind.TOKEN: 4}  # which part of the limit is let through of what is mostly guessing
 _WHAT = {
     Kind.ADDRESS: "requests from this address",
     Kind.KEY: "requests for this license key",
@@ -53,7 +53,7 @@ class RateLimits:
         """The clock is one that all processes of this machine share, and that nobody sets."""
         self.clock, self.seats = clock, seats
         self._table = table
-        self._rates = {kind: rate if kind <= Kind.KEY else rate.part(HARDER) for kind in Kind}
+        self._rates = {kind: rate.part(HARDER.get(kind, 1)) for kind in Kind}
         self._trouble: str | None = None
         self._rests_until: int | None = None
         self._told_at: int | None = None

@@ -11,7 +11,7 @@ import logging
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import msgspec
 
@@ -32,6 +32,19 @@ STATES = ("queued", "sending", "sent", "failed", "dead", "dropped")
 BUSY, DISK_PAUSE = 1.0, 60.0
 ALWAYS = datetime.min.replace(tzinfo=UTC)
 _COVERS = "covers"
+
+
+class OutboxSummary(TypedDict):
+    """Letters by state, and what is wrong with the mail, in words that name nobody."""
+
+    queued: int
+    sending: int
+    sent: int
+    failed: int
+    dead: int
+    dropped: int
+    oldest_waiting_seconds: int | None
+    trouble: str | None
 
 
 class Outbox:
@@ -174,18 +187,18 @@ class Outbox:
             raise BadRequest(f"state: it can be {', '.join(STATES)}")
         return [letter for letter in self._box.letters() if state in (None, letter.state)]
 
-    def summary(self) -> dict[str, Any]:
-        """Letters by state, the age of the oldest that waits, and trouble, in words that name nobody; never raises."""
+    def summary(self) -> OutboxSummary:
+        """Letters by state, the age of the oldest that waits, and trouble; never raises."""
         found: dict[str, Any] = {**dict.fromkeys(STATES, 0), "oldest_waiting_seconds": None, "trouble": None}
         try:
             counts, waiting, server = self._box.counts(), self._box.waiting(), self._box.note(SERVER)
         except StorageUnavailable as error:
-            return found | {"trouble": error.detail}
+            return cast(OutboxSummary, found | {"trouble": error.detail})
         if owed := [letter.first_at for letter in waiting if letter.first_at]:
             found["oldest_waiting_seconds"] = int((self._clock() - min(owed)).total_seconds())
         if server is not None and server.state == "failed":
             found["trouble"] = "the mail server cannot be reached or refuses us"
-        return found | counts
+        return cast(OutboxSummary, found | counts)
 
     def _new(self, name: str, kind: str, to: str, **more: str) -> Letter:
         now = self._clock()

@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from datetime import date, timedelta
 from functools import lru_cache
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import msgspec
 
 from server.domain import money
+from server.domain.license import Moment
 from server.domain.money import amount
 from server.domain.purchase import CHARGES, OWNER_ISSUING, PAID, EventKind, Outcome
 from server.services.reversals import ALL, Name, Reversal, Reversals
@@ -168,7 +169,36 @@ class Takings:
 
 
 # ---------------------------------------------------------------------------------------------------- the statistics
-def purchase_stats(store: Store) -> dict[str, Any]:
+class ProductStats(TypedDict):
+    product_id: str | None
+    product_name: str | None
+    purchases: int
+    revenue: dict[str, str]
+
+
+class Stats(TypedDict):
+    """Money is by currency, as decimal strings; revenue is net of what was refunded or charged back."""
+
+    total_purchases: int
+    total_revenue: dict[str, str]
+    gross_revenue: dict[str, str]
+    refunded: dict[str, str]
+    refunded_purchases: int
+    unreadable_prices: int
+    by_source: dict[str, int]
+    revenue_by_source: dict[str, dict[str, str]]
+    top_products: list[ProductStats]
+    by_event: dict[str, int]
+    test_lines: int
+    unmapped: int
+    held: int
+    ledger_lines: int
+    missing_lines: int
+    first: Moment | None
+    last: Moment | None
+
+
+def purchase_stats(store: Store) -> Stats:
     """What `audit.py stats` tells, from one reading of the ledger."""
     waiting, tally, telling = Waiting(), Tally(), list[Line]()
     events, tests = defaultdict[str, int](int), 0
@@ -183,7 +213,7 @@ def purchase_stats(store: Store) -> dict[str, Any]:
         if is_charge(line):
             tally.add(line)
     lines = sum(events.values())
-    return _charge_stats(tally.counted(Reversals(telling))) | {
+    stats = _charge_stats(tally.counted(Reversals(telling))) | {
         "by_event": dict(Counter(events).most_common()),
         "test_lines": tests,
         "unmapped": sum(held.outcome == _UNMAPPED for held in waiting.lines.values()),
@@ -193,6 +223,7 @@ def purchase_stats(store: Store) -> dict[str, Any]:
         "first": first.timestamp if first else None,
         "last": line.timestamp if line else None,
     }
+    return cast(Stats, stats)
 
 
 def _charge_stats(found: Mapping[tuple[Kind, int], int]) -> dict[str, Any]:

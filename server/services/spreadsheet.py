@@ -29,9 +29,11 @@ def safe(text: str) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
+    """Python before 3.13 quotes no more than the characters of the line's own end: after a carriage return that is not
+    among them the rest of a cell would be a row of its own, and maybe a formula."""
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerow(cells)
-    return out.getvalue()
+    csv.writer(out, lineterminator="\r\n").writerow(cells)
+    return out.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _cell(value: object) -> str:

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import msgspec
 
-from server.domain.license import DeviceLine, License
+from server.domain.license import DeviceLine, License, Moment
 from server.domain.purchase import Entry
 from server.storage.log import START, Mark
 
@@ -63,9 +63,9 @@ class Letter(msgspec.Struct, kw_only=True, omit_defaults=True):
     kind: str = ""
     to: str = ""
     state: str = "queued"
-    at: datetime | None = None
-    first_at: datetime | None = None
-    next_at: datetime | None = None
+    at: Moment | None = None
+    first_at: Moment | None = None
+    next_at: Moment | None = None
     attempts: int = 0
     error: str | None = None
     license_key: str | None = None

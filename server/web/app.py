@@ -15,7 +15,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import MapAdapter, Rule
 from werkzeug.wsgi import get_host
 
-from server.web import health, jvzoo_doors, licenses, limits, logs, older, owner, webhooks
+from server.web import docs, health, jvzoo_doors, licenses, limits, logs, older, openapi, owner, webhooks
 from server.web.responses import MAX_BODY, register_errors
 from server.wiring import Services, caretakers
 
@@ -57,7 +57,7 @@ def make_app(services: Services) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # no redirects: they repeat the query, with its secret, to any Host
     app.extensions["keyledger"] = services
-    for room in (webhooks, jvzoo_doors, licenses, owner, older, health):
+    for room in (webhooks, jvzoo_doors, licenses, owner, older, health, openapi, docs):
         app.register_blueprint(room.blueprint)
     app.know_busy_paths([VALIDATE, *(f"{WEBHOOKS}/{name}" for name in services.platforms)])
     register_errors(app)
@@ -82,6 +82,7 @@ def _around_requests(app: Flask, services: Services) -> None:
     @app.after_request
     def end(response: Response) -> Response:
         response.headers["X-Request-Id"] = g.request_id
+        response.headers["X-Content-Type-Options"] = "nosniff"  # a verdict repeats a device's name: never a page
         endpoint, status = request.endpoint, response.status_code
         if status != 429 and (endpoint not in _QUIET or status >= 400):  # a flood must not fill the log
             _log_request(response)

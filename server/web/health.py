@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Literal, NotRequired, TypedDict
 
 from flask import Blueprint, Response, current_app
 
 from server import __version__
+from server.services.outbox import OutboxSummary
 from server.web.responses import RETRY_AFTER, answer
 from server.web.services import services
 
@@ -16,19 +17,47 @@ blueprint = Blueprint("health", __name__)
 _PROBE_EVERY = 5.0  # seconds: a public route must not be a way to wear out a disk
 
 
+class Check(TypedDict):
+    ok: bool
+    detail: str | None
+    mended: NotRequired[list[str]]
+
+
+class MailCheck(OutboxSummary):
+    ok: bool
+    detail: str | None
+    backend: str
+
+
+class Checks(TypedDict):
+    storage: Check
+    licenses_file: Check
+    catalogue: Check
+    mail: MailCheck
+    limits: Check
+
+
+class Health(TypedDict):
+    status: Literal["ok", "degraded"]
+    version: str
+    storage: str
+    checks: Checks
+
+
 @blueprint.get("/health")
 def health() -> Response:
     state = services().store.state(probe=_is_time_to_probe())
     services().catalogue.current()
-    checks: dict[str, Any] = {
+    checks: Checks = {
         "storage": _check(state.trouble),
-        "licenses_file": {**_check(state.view), "mended": state.notices},
+        "licenses_file": {**_check(state.view), "mended": list(state.notices)},
         "catalogue": _check(services().catalogue.trouble),
         "mail": _mail_check(),
         "limits": _limits_check(),
     }
-    well = all(check["ok"] for check in checks.values())
-    body = {
+    all_checks = (checks["storage"], checks["licenses_file"], checks["catalogue"], checks["mail"], checks["limits"])
+    well = all(check["ok"] for check in all_checks)
+    body: Health = {
         "status": "ok" if well else "degraded",
         "version": __version__,
         "storage": state.kind,
@@ -40,21 +69,21 @@ def health() -> Response:
     return response
 
 
-def _check(trouble: str | None) -> dict[str, Any]:
+def _check(trouble: str | None) -> Check:
     return {"ok": trouble is None, "detail": trouble}
 
 
-def _mail_check() -> dict[str, Any]:
+def _mail_check() -> MailCheck:
     summary = services().outbox.summary()
     dead = summary["dead"]
-    trouble = f"{dead} dead letters: scripts/outbox.py list" if dead else summary.get("trouble")
-    told = {**summary, **_check(trouble), "backend": services().settings.email_backend}
-    if trouble is None and told["backend"] == "console":
-        told["detail"] = "letters are printed, not sent: set EMAIL_BACKEND=smtp"
-    return told
+    trouble = f"{dead} dead letters: scripts/outbox.py list" if dead else summary["trouble"]
+    backend, detail = services().settings.email_backend, trouble
+    if trouble is None and backend == "console":
+        detail = "letters are printed, not sent: set EMAIL_BACKEND=smtp"
+    return {**summary, "ok": trouble is None, "detail": detail, "backend": backend}
 
 
-def _limits_check() -> dict[str, Any]:
+def _limits_check() -> Check:
     """Trouble with the limits is no trouble of the service: it answers everybody meanwhile."""
     limits = services().limits
     if limits is None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, NotRequired, TypedDict
 
 import msgspec
 from flask import Blueprint, Response
 
 from server.domain.keys import license_id
-from server.domain.license import DETAIL, Claim
+from server.domain.license import DETAIL, Claim, Code, Device, Moment, Status
 from server.services.seats import Verdict
 from server.web import limits
 from server.web.responses import answer, body_of
@@ -19,25 +19,63 @@ blueprint = Blueprint("licenses", __name__, url_prefix="/api/v1/licenses")
 blueprint.after_request(limits.tell)
 
 _PLAIN = r"^[^\x00-\x08\x0e-\x1f\x7f]*$"
-Key = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=_PLAIN)]
-HardwareId = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=_PLAIN)]
-DeviceName = Annotated[str, msgspec.Meta(max_length=128, pattern=_PLAIN)]
-Nonce = Annotated[str, msgspec.Meta(max_length=128, pattern=_PLAIN)]
+Key = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=128, pattern=_PLAIN, description="As the customer typed it.")
+]
+HardwareId = Annotated[
+    str,
+    msgspec.Meta(min_length=1, max_length=256, pattern=_PLAIN, description="A stable id of this computer: a hash."),
+]
+DeviceName = Annotated[
+    str, msgspec.Meta(max_length=128, pattern=_PLAIN, description="What the owner wants to see in his records.")
+]
+Nonce = Annotated[str, msgspec.Meta(max_length=128, pattern=_PLAIN, description="Comes back in the answer.")]
 _ADDRESS = r"^[^@\s\x00-\x1f\x7f]+@[^@\s\x00-\x1f\x7f]+$"
 Email = Annotated[str, msgspec.Meta(min_length=3, max_length=254, pattern=_ADDRESS)]
+Claimed = Annotated[
+    str, msgspec.Meta(max_length=254, pattern=_PLAIN, description="Must be the customer's address then.")
+]
 Text = Annotated[str, msgspec.Meta(max_length=500, pattern=_PLAIN)]
 Name = Annotated[str, msgspec.Meta(max_length=128, pattern=_PLAIN)]
+
+
+class PublicLicense(TypedDict):
+    """What anyone with the key may know: nothing about the customer."""
+
+    id: str
+    product_id: str | None
+    product_name: str | None
+    tier: str | None
+    features: list[str]
+    purchase_date: Moment
+    expiry_date: Moment | None
+    status: Status
+    max_devices: int
+    devices_used: int
+
+
+class VerdictAnswer(TypedDict):
+    """`license` is null for NOT_FOUND; `activated` is there only when a seat was taken just now."""
+
+    valid: bool
+    code: Code
+    detail: str
+    license: PublicLicense | None
+    device: Device | None
+    nonce: str | None
+    ts: Moment
+    activated: NotRequired[bool]
 
 
 class ValidateRequest(msgspec.Struct, frozen=True, kw_only=True):
     license_key: Key
     hardware_id: HardwareId | None = None
     device_name: DeviceName | None = None
-    product: Name | None = None
-    email: Annotated[str, msgspec.Meta(max_length=254, pattern=_PLAIN)] | None = None
+    product: Annotated[Name, msgspec.Meta(description="Its id or slug: a key of another one is refused.")] | None = None
+    email: Claimed | None = None
     nonce: Nonce | None = None
-    features: Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)] | None = None
-    bind: bool | None = None
+    features: Annotated[tuple[Name, ...], msgspec.Meta(max_length=64, description="It must have all.")] | None = None
+    bind: Annotated[bool, msgspec.Meta(description="false asks about a device without taking a seat.")] | None = None
 
     def claim(self) -> Claim:
         return Claim(
@@ -87,7 +125,7 @@ def deactivate() -> Response:
 def told(verdict: Verdict, nonce: str | None) -> Response:
     limits.by_verdict(verdict)
     now = services().clock()
-    body: dict[str, Any] = {
+    body: VerdictAnswer = {
         "valid": verdict.valid,
         "code": verdict.code,
         "detail": DETAIL[verdict.code],
@@ -101,8 +139,7 @@ def told(verdict: Verdict, nonce: str | None) -> Response:
     return answer(body)
 
 
-def public_license(verdict: Verdict, now: datetime) -> dict[str, Any] | None:
-    """What anyone with the key may know: nothing about the customer."""
+def public_license(verdict: Verdict, now: datetime) -> PublicLicense | None:
     license, product = verdict.license, verdict.product
     if license is None or verdict.key is None:
         return None

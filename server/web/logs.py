@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -55,7 +56,8 @@ def _line(moment: float, level: str, logger: str, message: str, fields: Mapping[
     said: dict[str, object] = {"ts": _second(int(moment)), "level": level, "logger": logger, "message": message}
     if has_request_context() and (request_id := g.get("request_id")):
         said["request_id"] = request_id
-    return masked(_encode({**said, **fields}).decode())
+    raw = _encode({**said, **fields})
+    return masked(raw.decode() if raw.isascii() else json.dumps(msgspec.json.decode(raw), separators=(",", ":")))
 
 
 class _Stderr(logging.StreamHandler[TextIO]):

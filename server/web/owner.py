@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 from flask import Blueprint, Response, request
 
 from server.domain.keys import license_id
-from server.domain.license import License, devices_after
-from server.domain.purchase import Entry
+from server.domain.license import Device, License, Moment, Status, devices_after
+from server.domain.purchase import Entry, Outcome
 from server.errors import BadRequest
 from server.services.audit import Filters
 from server.services.license_manager import is_license_id
+from server.services.outbox import OutboxSummary
+from server.storage.base import Letter
 from server.web.auth import require_owner
 from server.web.licenses import Email, Name, Text
 from server.web.responses import answer, body_of, checked, query_of, raw_body, shown
@@ -40,7 +43,7 @@ class IssueRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 class ExtendRequest(msgspec.Struct, frozen=True, kw_only=True):
     days: Days | None = None
-    until: datetime | None = None
+    until: Moment | None = None
 
 
 class TransferRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +53,35 @@ class TransferRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 class NoteRequest(msgspec.Struct, frozen=True, kw_only=True):
     note: Text | None = None
+
+
+class ShownLicense(License, kw_only=True):
+    """The record of `licenses.json` (a field that has its default may be left out), with all devices."""
+
+    id: str
+    license_key: str
+    standing: Status = msgspec.field(name="status")
+    devices: tuple[Device, ...]
+
+
+class Issued(ShownLicense, kw_only=True):
+    """The first license, and all of a bundle."""
+
+    license_keys: tuple[str, ...]
+    licenses: tuple[ShownLicense, ...]
+
+
+class Decided(ShownLicense, kw_only=True):
+    outcome: Outcome
+
+
+class LicensePage(TypedDict):
+    licenses: list[ShownLicense]
+    next_cursor: str | None
+
+
+class Queued(TypedDict):
+    queued: bool
 
 
 class LicenseQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -197,6 +229,29 @@ class PurchaseQuery(Filters, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cursor: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
+# A line of the ledger as `row_of` tells it: without the platform's payload, with the first key by itself.
+Purchase = msgspec.defstruct(
+    "Purchase",
+    [(f.name, f.type, f.default) for f in msgspec.structs.fields(Entry) if f.name != "raw"]
+    + [("license_key", str | None)],
+    kw_only=True,
+)
+
+
+class PurchasePage(TypedDict):
+    purchases: list[Purchase]  # type: ignore[valid-type]
+    next_cursor: int | None
+
+
+class LetterQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    state: Literal["queued", "sending", "sent", "failed", "dead", "dropped"] | None = None
+
+
+class OutboxAnswer(TypedDict):
+    summary: OutboxSummary
+    letters: Sequence[Letter]
+
+
 @blueprint.get("/purchases")
 def purchases() -> Response:
     """Newest first; `cursor` is the `seq` to go on below."""
@@ -213,8 +268,9 @@ def stats() -> Response:
 
 @blueprint.get("/outbox")
 def outbox() -> Response:
-    found = services().outbox
-    return answer({"summary": found.summary(), "letters": found.list(request.args.get("state") or None)})
+    asked, found = query_of(LetterQuery), services().outbox
+    body: OutboxAnswer = {"summary": found.summary(), "letters": found.list(asked.state)}
+    return answer(body)
 
 
 @blueprint.post("/outbox/send")

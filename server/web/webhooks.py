@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import Literal, TypedDict
 from urllib.parse import parse_qsl
 
 from flask import Blueprint, Response, request
 
 from server.domain.keys import license_id
-from server.domain.purchase import PAID, Entry
+from server.domain.purchase import PAID, Entry, Outcome
 from server.errors import PlatformOff, Unverified
 from server.platforms import WebhookRequest
 from server.services.limits import Kind
@@ -22,11 +23,20 @@ log = logging.getLogger(__name__)
 blueprint = Blueprint("webhooks", __name__)
 
 
+class Received(TypedDict):
+    """A repeat is answered as the first delivery was."""
+
+    received: Literal[True]
+    outcome: Outcome
+    license_keys: tuple[str, ...]
+
+
 @blueprint.post("/api/v1/webhooks/<platform>")
 def receive(platform: str) -> Response:
     entries = take(platform)
     told = next((entry for entry in entries if entry.event in PAID), entries[0])
-    return answer({"received": True, "outcome": told.outcome, "license_keys": told.license_keys})
+    body: Received = {"received": True, "outcome": told.outcome, "license_keys": told.license_keys}
+    return answer(body)
 
 
 @blueprint.post("/webhooks/stripe")  # the older door

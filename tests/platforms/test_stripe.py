@@ -491,9 +491,12 @@ def test_whatever_an_event_holds_it_is_read_or_refused_by_name(body):
 
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=mutated())
-def test_whatever_an_event_holds_it_is_no_500(shop, body):
+def test_whatever_an_event_holds_it_is_no_500_and_never_half_done(shop, body):
+    ledger = shop.folder / "purchases.jsonl"
+    before = ledger.stat().st_size if ledger.exists() else 0
     status, code = posted(shop, body, signature(body))
     assert (status, code) in ((200, None), (400, "BAD_REQUEST"))
+    assert status == 200 or (ledger.stat().st_size if ledger.exists() else 0) == before
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

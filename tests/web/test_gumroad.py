@@ -333,6 +333,15 @@ def test_a_body_that_is_no_ping_is_a_400(shop, body):
     assert shop.client.post(path, data=body, content_type="application/x-www-form-urlencoded").status_code == 400
 
 
+@pytest.mark.parametrize("resource", [None, "sale", "refund", "dispute", "dispute_won"])
+def test_a_charge_of_a_membership_that_names_no_sale_is_a_400(shop, resource):
+    told = sale_ping("", "ann@example.com", product="G-TEAM==", resource=resource, **FIRST)
+    del told["sale_id"]
+    answered = shop.post(told)
+    assert (answered.status_code, answered.json["errors"][0]["detail"]) == (400, "sale_id: is missing")
+    assert shop.ledger() == []
+
+
 def test_a_body_that_is_too_large_is_a_413(shop):
     answered = shop.post(sale_ping("s1", "ann@example.com", filler="x" * 300_000))
     assert answered.status_code == 413

@@ -249,3 +249,11 @@ def test_the_older_generate_door(shop):
     assert (unknown.status_code, unknown.json["errors"][0]["code"]) == (422, "UNKNOWN_TIER")
     for_life = shop.client.post("/api/generate", json={**body, "duration": -1, "paymentIntentId": "pi_2"}, headers=told)
     assert for_life.json["expiresAt"] == 4950849600000
+
+
+@pytest.mark.parametrize("user_id", [10**300, 2**60, "u" * 129, "a\0b", 1.5, ["u"]])
+def test_an_id_that_no_answer_could_repeat_issues_nothing(shop, user_id):
+    told = {"Authorization": f"Bearer {OWNER_KEY}"}
+    body = {"userId": user_id, "userEmail": "ann@example.com", "tier": "wave"}
+    answered = shop.client.post("/api/generate", json=body, headers=told)
+    assert (answered.status_code, "userId" in answered.text, shop.ledger()) == (400, True, [])
