@@ -27,7 +27,7 @@ from server.storage.flatfile import FlatFileStore
 from server.storage.history import HistoryIndex
 from server.storage.inspection import inspect_folder
 from tests.storage.backroom import BackRoom, chain, from_logs, records, room_for
-from tests.storage.processes import Child, Killer, Tap, Tell
+from tests.torture.processes import Child, Killer, Tap, Tell
 
 NOW = datetime(2026, 11, 28, 12, 0, tzinfo=UTC)
 BOOKS = ("purchases.jsonl", "activity.jsonl", "outbox.jsonl", "usage.jsonl", "products.json")

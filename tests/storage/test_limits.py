@@ -15,7 +15,7 @@ from server.domain.rate import Rate
 from server.errors import StorageUnavailable
 from server.storage import durable, limits
 from server.storage.limits import SETS, WAYS, LimitTable
-from tests.storage.processes import Child, together
+from tests.torture.processes import Child, together
 
 SECOND = 1_000_000_000
 NOW = 500 * SECOND

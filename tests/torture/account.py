@@ -76,13 +76,13 @@ def tortures(reports: Iterable[Any]) -> list[tuple[str, ...]]:
         tried = [value for name, value in report.user_properties if name == "tried"]
         if not tried:
             tried = [[_words(report.nodeid.rpartition("::test_")[2]), 1, 0]]
-        for what, count, violations in tried:
+        for place, (what, count, violations) in enumerate(tried):
             row = rows.setdefault((_torture(report.nodeid), what), [0, 0, 0.0])
             row[0] += count
             row[1] += max(violations, int(report.failed))
-            row[2] += report.duration / len(tried)
+            row[2] += 0 if place else report.duration
     return [
-        (torture, what, f"{count:,.0f}", f"{violations:.0f}", f"{seconds:.0f}")
+        (torture, what, f"{count:,.0f}", f"{violations:.0f}", f"{seconds:.0f}" if seconds else "")
         for (torture, what), (count, violations, seconds) in sorted(rows.items())
     ]
 
