@@ -56,6 +56,8 @@ class Fulfilment:
     def _record(self, books: Transaction, event: PurchaseEvent) -> Entry:
         seen = self.store.find_event(event.identity)
         if seen is not None and not completes(event, seen):
+            if (shift := _shift(event, seen)) is not None:
+                return self._date_anew(books, event, seen, shift)
             books.rest_on_disk()
             self._keep_mark(books, event, seen)
             self._keep_names(books, event, seen)
@@ -71,6 +73,18 @@ class Fulfilment:
     def _write(self, books: Transaction, event: PurchaseEvent, seen: Entry | None) -> Entry:
         entry, licenses = self._decide(event, revision=seen.revision + 1 if seen else 0)
         books.append([entry], licenses)
+        return entry
+
+    def _date_anew(self, books: Transaction, event: PurchaseEvent, seen: Entry, shift: timedelta) -> Entry:
+        """What was paid runs from when it was paid; nothing else of the line changes."""
+        said = {"purchase_date": event.purchase_date, "occurred_at": event.occurred_at}
+        grants = tuple(
+            msgspec.structs.replace(grant, until=grant.until + shift) if grant.until else grant for grant in seen.grants
+        )
+        mended = msgspec.structs.replace(seen.as_event(), **said)
+        entry = self.decide(mended, grants=grants, revision=seen.revision + 1)
+        entry.product_id, entry.tier = seen.product_id, seen.tier
+        books.append([entry])
         return entry
 
     def _is_used_up(self, event: PurchaseEvent) -> bool:
@@ -345,11 +359,20 @@ def completes(event: PurchaseEvent, seen: Entry) -> bool:
     asked of the platform. What the platform disowned is believed again only when it says so itself."""
     if seen.is_withdrawn:
         return event.inquiry is None and not event.is_withdrawn
-    if event.event is seen.event is EventKind.SALE and event.occurred_at and not seen.occurred_at:
-        return event.purchase_date != seen.purchase_date  # a list tells a checkout's beginning, not when it was paid
     if seen.inquiry is None:
         return _weight(event) > _weight(seen)
     return event.is_withdrawn or (event.inquiry is None and _weight(event) >= _weight(seen))
+
+
+def _shift(event: PurchaseEvent, seen: Entry) -> timedelta | None:
+    """By how much a sale was paid later than its line says: a list tells a checkout's beginning, its webhook the day on
+    which the money arrived."""
+    is_dated = (
+        event.occurred_at is not None and seen.occurred_at is None and event.event is seen.event is EventKind.SALE
+    )
+    if not is_dated or event.purchase_date is None or seen.purchase_date is None:
+        return None
+    return (event.purchase_date - seen.purchase_date) or None
 
 
 def _weight(said: PurchaseEvent | Entry) -> int:

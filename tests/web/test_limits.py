@@ -229,7 +229,7 @@ def guesses(counter: Counter, number: int, **more: Any) -> list[int]:
 
 
 def test_keys_that_nobody_holds_are_limited_harder(tmp_path, clock):
-    counter = Counter(tmp_path / "data", clock, rate="50/minute")
+    counter = Counter(tmp_path / "data", clock, rate="20/minute")
     assert guesses(counter, 8) == [200] * 5 + [429] * 3
     refused = counter.knock("guess")
     assert (told(refused), refused.headers["Retry-After"]) == ([5, 0, 60], "12")
@@ -239,7 +239,7 @@ def test_keys_that_nobody_holds_are_limited_harder(tmp_path, clock):
 
 
 def test_who_guessed_too_often_cannot_tell_right_from_wrong_and_his_neighbours_go_on(tmp_path, clock):
-    counter = Counter(tmp_path / "data", clock, rate="50/minute")
+    counter = Counter(tmp_path / "data", clock, rate="20/minute")
     key, other = keys(counter, 2)
     assert counter.knock(key, hardware_id="office-pc").json["valid"]
     guesses(counter, 6)
@@ -257,7 +257,7 @@ def test_who_guessed_too_often_cannot_tell_right_from_wrong_and_his_neighbours_g
 
 
 def test_the_older_doors_count_unknown_keys(tmp_path, clock):
-    counter = Counter(tmp_path / "data", clock, rate="20/minute")
+    counter = Counter(tmp_path / "data", clock, rate="8/minute")
     assert counter.knock(path="/api/verify", license=UNKNOWN).status_code == 401
     assert counter.knock(path="/api/validate-license", email="a@b.example").status_code == 200
     assert counter.knock(path="/api/verify", license=UNKNOWN).status_code == 429
@@ -266,7 +266,7 @@ def test_the_older_doors_count_unknown_keys(tmp_path, clock):
 
 # ------------------------------------------------------------------------------------------------ proofs
 def test_failed_webhooks_are_limited_and_proven_ones_never(tmp_path, clock):
-    counter = Counter(tmp_path / "data", clock, rate="30/minute")
+    counter = Counter(tmp_path / "data", clock, rate="3/minute")
     forged = [counter.post(sale_ping(f"f{n}", "eve@example.com"), secret="wrong" * 5) for n in range(5)]
     assert [answer.status_code for answer in forged] == [403] * 3 + [429] * 2
     assert forged[-1].headers["Retry-After"] == "20"
@@ -280,7 +280,7 @@ def test_failed_webhooks_are_limited_and_proven_ones_never(tmp_path, clock):
 
 
 def test_a_failed_webhook_that_is_told_as_400_is_limited_as_well(tmp_path, clock):
-    counter = Counter(tmp_path / "data", clock, rate="20/minute", stripe_webhook_secret=("whsec_test",))
+    counter = Counter(tmp_path / "data", clock, rate="2/minute", stripe_webhook_secret=("whsec_test",))
     forged = [counter.client.post("/api/v1/webhooks/stripe", data=b"{}").status_code for _ in range(3)]
     assert forged == [400, 400, 429]
 
@@ -293,7 +293,7 @@ def test_failed_webhooks_do_not_stop_the_apps_of_the_same_address(counter):
 
 
 def test_wrong_tokens_are_limited_and_the_right_one_never(tmp_path, clock):
-    counter = Counter(tmp_path / "data", clock, rate="30/minute")
+    counter = Counter(tmp_path / "data", clock, rate="12/minute")
     wrong = {"Authorization": "Bearer wrong-wrong-wrong-wrong"}
     tried = [counter.client.get("/api/v1/stats", headers=wrong).status_code for _ in range(4)]
     tried.append(counter.client.post("/api/generate", json={}).status_code)

@@ -90,7 +90,8 @@ def test_every_field_of_a_body_is_bounded(told):
 def test_errors_have_one_shape_and_say_when_to_come_again(told):
     refused = told["paths"]["/api/v1/licenses/validate"]["post"]["responses"]["503"]
     assert refused["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Errors"}
-    assert set(refused["headers"]) == {"X-Request-Id", "Retry-After"}
+    limits = {"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"}
+    assert set(refused["headers"]) == {"X-Request-Id", "Retry-After", *limits}
     assert set(told["components"]["schemas"]["Error"]["required"]) == {"code", "title", "detail"}
     named = {int(s) for methods in told["paths"].values() for one in methods.values() for s in one["responses"]}
     assert {status for status, _ in STATUS.values()} <= named
