@@ -549,16 +549,28 @@ class FlatFileStore(Store):
             self.devices.ensure_synced()
             view, index, changed, count = self._view, self._index, dict(self._changed), self._count
             ledger, devices = self.ledger.mark, self.devices.mark
-            pairs = [(name, place) for name, places in self._recent.items() for place in places]
+            recent = list(self._recent.items())
         usage = self._fold_usage(view, changed)
+        pairs = ((name, place) for name, places in recent for place in _covered(places, ledger, devices))
         write_index(self.folder / "history.idx", index, pairs, ledger, devices)
         books = Books(ledger=ledger, devices=devices, usage=usage, count=count)
         write_view(self.folder / "licenses.json", view, changed, books)
-        written = self._read_written()
-        with self._memory:
-            self._load(written)
-            self._catch_up_all()
+        self._take_up_written_view()
         self._last_usage, self._usage_written = time.monotonic(), False
+
+    def _take_up_written_view(self) -> None:
+        """Read the new view, and what was sold beside its writing, without making a sale wait for it: that is done by a
+        store of its own, whose knowledge is taken over. For the holder of the view's lock."""
+        fresh = FlatFileStore(self.folder, self._pace)
+        try:
+            fresh._load(self._read_written())
+            fresh._catch_up_all()
+        finally:
+            fresh.close()
+        with self._memory:
+            self.__dict__.update({name: getattr(fresh, name) for name in _DERIVED})
+            self.ledger.mark, self.devices.mark = fresh.ledger.mark, fresh.devices.mark
+            self._catch_up_all()
 
     def _take_newer_view(self) -> bool:
         """Where another process has written the view, what it covers need not be kept in memory any more."""
@@ -575,10 +587,7 @@ class FlatFileStore(Store):
         """Under the view's lock: as `_take_newer_view`, of any size."""
         self._newer_waits = False
         if self._view_on_disk() not in (None, self._view_seen):
-            written = self._read_written()
-            with self._memory:
-                self._load(written)
-                self._catch_up_all()
+            self._take_up_written_view()
 
     def _view_on_disk(self) -> tuple[int, int, int] | None:
         """By what the written view is known from others; None when there is none."""
@@ -643,6 +652,13 @@ class FlatFileStore(Store):
         except StorageUnavailable as error:
             return error.detail
         return None
+
+
+def _covered(places: Iterable[int], ledger: Mark, devices: Mark) -> Iterator[int]:
+    """Those of these places that an index up to these marks speaks of; later ones may have come beside its writing."""
+    for place in tuple(places):
+        if place < ledger.position or DEVICES <= place < DEVICES | devices.position:
+            yield place
 
 
 class _FileTransaction(Transaction):

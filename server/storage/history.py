@@ -51,7 +51,7 @@ class HistoryIndex:
         """The columns with these (hash, place) pairs put in at their places; what is between is copied as it stands."""
         hashes, places = array("Q"), array("Q")
         at = 0
-        for name_hash, place in sorted(pairs):
+        for name_hash, place in _in_order(pairs):
             end = bisect_right(self._hashes, name_hash, lo=at)
             hashes.frombytes(self._hashes[at:end].cast("B"))
             places.frombytes(self._places[at:end].cast("B"))
@@ -62,6 +62,15 @@ class HistoryIndex:
         hashes.frombytes(self._hashes[at:].cast("B"))
         places.frombytes(self._places[at:].cast("B"))
         return hashes, places
+
+
+def _in_order(pairs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Sorted a little at a time: while a long list is sorted no other thread comes to its turn."""
+    shares: list[list[tuple[int, int]]] = [[] for _ in range(256)]
+    for pair in pairs:
+        shares[pair[0] >> 56].append(pair)
+    for share in shares:
+        yield from sorted(share)
 
 
 def read_index(path: Path) -> HistoryIndex:
