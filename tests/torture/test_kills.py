@@ -100,10 +100,10 @@ def chance_day_survives(seed: int) -> int:
     chance = random.Random(seed)
     steps = chance_day(chance)
     with room_for() as folder:
-        first = lived(folder, chance_killer(chance, 120), steps)
+        first = lived(folder, chance_killer(chance, 200), steps)
         begun = {name for _, name, _ in first.words}
         rest = [step for step in steps if step[0] not in begun or step[0].startswith(("sell", "refund", "tidy"))]
-        second = lived(folder, chance_killer(chance, 90), rest)
+        second = lived(folder, chance_killer(chance, 150), rest)
         check(folder, first.words + second.words)
     return first.was_killed + second.was_killed
 
