@@ -30,21 +30,14 @@ def test_send_and_list(shop, owner):
     assert owner.run("outbox", "send").stdout == "0 sent, 0 failed, 0 dead, 0 dropped, 0 waiting\n"
 
 
-@pytest.fixture
-def shop_of_today(shop):
-    """The scripts go by the real clock, and leave letters alone that were owed a week ago."""
-    shop.clock.now = datetime.now(UTC)
-    return shop
-
-
-def test_send_exits_with_one_where_the_mail_server_cannot_be_reached(shop_of_today, owner):
-    shop_of_today.sale("s1")
+def test_send_exits_with_one_where_the_mail_server_cannot_be_reached(shop, owner):
+    shop.sale("s1")
     done = owner.run("outbox", "send", code=1, **UNREACHABLE)
     assert "127.0.0.1:1" in done.stderr
 
 
-def test_a_dead_letter_is_listed_with_exit_code_one_and_can_be_tried_again(shop_of_today, owner):
-    shop_of_today.sale("s1", "nonsense")
+def test_a_dead_letter_is_listed_with_exit_code_one_and_can_be_tried_again(shop, owner):
+    shop.sale("s1", "nonsense")
     owner.run("outbox", "send", code=1)
     done = owner.run("outbox", "list", "--state", "dead", "--json", code=1)
     (dead,) = json.loads(done.stdout)
