@@ -67,5 +67,7 @@ def validation(key: str, known: bool, path: str = VALIDATE) -> bytes:
 
 
 def http(path: str, body: bytes, kind: str = JSON) -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: bench/1\r\nAccept: */*\r\nContent-Type: {kind}\r\n"
+    """One request of a connection of its own: some peers would keep it open."""
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: bench/1\r\nAccept: */*\r\n"
+    head += f"Connection: close\r\nContent-Type: {kind}\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body

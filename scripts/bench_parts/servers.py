@@ -63,7 +63,7 @@ class Server:
         given_up = time.monotonic() + 60
         while time.monotonic() < given_up and self._master.poll() is None:
             with suppress(OSError):
-                if b" 200 " in self.answer(b"GET /health HTTP/1.1\r\nHost: bench\r\n\r\n")[:20]:
+                if b" 200 " in self.answer(b"GET /health HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")[:20]:
                     return
             time.sleep(0.005)
         told = os.pread(self._log, 1 << 16, 0).decode()
