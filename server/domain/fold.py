@@ -102,7 +102,7 @@ def _latest_revisions(entries: Iterable[Entry]) -> list[Entry]:
 
 def _roots(live: list[Entry]) -> list[str]:
     """The first key of each license that this purchase issued; a line may name one that took its place since."""
-    before = _replaced(live)
+    before = replaced_keys(live)
     begun = (g.license_key for e in live for g in e.grants if _begins(e, g))
     return list(dict.fromkeys(first_key(key, before) for key in begun))
 
@@ -116,13 +116,13 @@ def first_key(key: str, before: Mapping[str, str]) -> str:
     return key
 
 
-def _replaced(live: Iterable[Entry]) -> dict[str, str]:
+def replaced_keys(live: Iterable[Entry]) -> dict[str, str]:
     return {grant.license_key: grant.replaces for entry in live for grant in entry.grants if grant.replaces}
 
 
 def _keys_of(root: str, live: list[Entry]) -> list[str]:
     """The keys of a license, each after the one that it replaced; the last one is in use."""
-    before = _replaced(live)
+    before = replaced_keys(live)
     own = [key for key in before if key != root and first_key(key, before) == root]
     return [root, *sorted(own, key=lambda key: _place(key, before))]
 

@@ -10,7 +10,7 @@ import msgspec
 
 from server.domain import keys
 from server.domain.catalogue import Catalogue, Item, Product, Sold
-from server.domain.fold import first_key, fold
+from server.domain.fold import first_key, fold, replaced_keys
 from server.domain.license import License, Reason
 from server.domain.purchase import (
     CHARGES,
@@ -282,7 +282,7 @@ class Fulfilment:
 
 def _by_first_key(before: Licenses, history: Sequence[Entry]) -> Licenses:
     """Each license once, under the key that it had at first: a line goes on to name that after a reissue."""
-    replaced = {grant.license_key: grant.replaces for entry in history for grant in entry.grants if grant.replaces}
+    replaced = replaced_keys(history)
     return {first_key(key, replaced): license for key, license in before.items()} if replaced else before
 
 
