@@ -46,6 +46,7 @@ class Server:
         if not (folder / "products.json").exists():
             (folder / "products.json").write_text(json.dumps(CATALOGUE))
         self.command = command or [str(BINARIES / "gunicorn"), "wsgi:app", "-w", str(workers)]
+        self.expected = 0 if command else workers
         self.env = {
             "PATH": os.environ["PATH"],
             "SECRET_KEY": "secret-key-of-the-tests",
@@ -78,14 +79,16 @@ class Server:
         return ["-b", "127.0.0.1:PORT"] if "gunicorn" in self.command[0] else []
 
     def start(self) -> Server:
+        """Started when it answers and every worker is there: gunicorn forks them a moment apart."""
         process = self.spawn()
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and process.poll() is None:
             try:
-                if self.get("/health").status == 200:
+                if self.get("/health").status == 200 and len(self.workers()) >= self.expected:
                     return self
             except OSError:
-                time.sleep(0.02)
+                pass
+            time.sleep(0.02)
         raise AssertionError(f"the server did not start: {self.log.read_text()[-2000:]}")
 
     def stop(self) -> None:
