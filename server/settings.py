@@ -58,6 +58,25 @@ class Settings:
     jvzoo_legacy_signature: str = "off"
     jvzoo_keygen: str = "off"
     jvzoo_amounts: str = "dollars"
+    stripe_payment_methods: tuple[str, ...] = ()
+    payu_pos_id: str | None = None
+    payu_client_id: str | None = None
+    payu_client_secret: str | None = None
+    payu_second_key: str | None = None
+    payu_api_url: str = "https://secure.payu.com"
+    jazzcash_merchant_id: str | None = None
+    jazzcash_password: str | None = None
+    jazzcash_integrity_salt: str | None = None
+    jazzcash_api_url: str = "https://payments.jazzcash.com.pk"
+    jazzcash_flow: str = "hosted"
+    jazzcash_sandbox: str = "off"
+    easypaisa_store_id: str | None = None
+    easypaisa_hash_key: str | None = None
+    easypaisa_username: str | None = None
+    easypaisa_password: str | None = None
+    easypaisa_account: str | None = None
+    easypaisa_api_url: str = "https://easypay.easypaisa.com.pk"
+    easypaisa_flow: str = "hosted"
     email_backend: str = "console"
     smtp_host: str = "localhost"
     smtp_port: int = 587
@@ -173,7 +192,7 @@ def _api_base(*hosts: str) -> Callable[[str, str], str]:
 
     def read(name: str, text: str) -> str:
         parts = _split(name, text)
-        own = parts.scheme == "https" and parts.hostname in hosts
+        own = parts.scheme == "https" and parts.hostname in hosts and parts.port in (None, 443) and not parts.username
         if not own and not (parts.scheme in ("http", "https") and parts.hostname in _LOOPBACK):
             raise SettingsError(f"{name} is {text[:80]!r}: only https on {', '.join(hosts)} (or loopback) is allowed")
         return text.rstrip("/")
@@ -271,6 +290,27 @@ _READERS: dict[str, Callable[[str, str], object]] = {
     "jvzoo_legacy_signature": _one_of("on", "off"),
     "jvzoo_keygen": _one_of("on", "off"),
     "jvzoo_amounts": _one_of("dollars", "cents"),
+    "stripe_payment_methods": _list,
+    "payu_pos_id": _plain,
+    "payu_client_id": _plain,
+    "payu_client_secret": _plain,
+    "payu_second_key": _plain,
+    "payu_api_url": _api_base("secure.payu.com", "secure.snd.payu.com"),
+    "jazzcash_merchant_id": _plain,
+    "jazzcash_password": _plain,
+    "jazzcash_integrity_salt": _plain,
+    "jazzcash_api_url": _api_base(
+        "payments.jazzcash.com.pk", "sandbox.jazzcash.com.pk", "onlinepayments.jazzcash.com.pk", "pgw.jazzcash.com.pk"
+    ),
+    "jazzcash_flow": _one_of("hosted", "wallet"),
+    "jazzcash_sandbox": _one_of("on", "off"),
+    "easypaisa_store_id": _plain,
+    "easypaisa_hash_key": _plain,
+    "easypaisa_username": _plain,
+    "easypaisa_password": _plain,
+    "easypaisa_account": _plain,
+    "easypaisa_api_url": _api_base("easypay.easypaisa.com.pk", "easypaystg.easypaisa.com.pk"),
+    "easypaisa_flow": _one_of("hosted", "mobile"),
     "email_backend": _one_of("console", "smtp"),
     "smtp_host": _plain,
     "smtp_port": _whole(1, 65535),

@@ -47,10 +47,11 @@ class Product(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Item(msgspec.Struct, frozen=True):
-    """One line of an order: the platform's ids of what was sold, and how many."""
+    """One line of an order: the platform's ids of what was sold, and how many; or our own id, where we sold it."""
 
     ids: tuple[str, ...]
     quantity: int = 1
+    product_id: str | None = None
 
 
 class Sold(msgspec.Struct, frozen=True):
@@ -106,7 +107,7 @@ class Catalogue:
         whole = self._named(own) or self._mapped(platform, ids, variants)
         if whole is not None:
             return [Sold(whole, quantity)]
-        found = ((self._mapped(platform, item.ids, ()), item.quantity) for item in items)
+        found = ((self._named(i.product_id) or self._mapped(platform, i.ids, ()), i.quantity) for i in items)
         return [Sold(product, number) for product, number in found if product is not None]
 
     def _mapped(self, platform: str, ids: Iterable[str], variants: Iterable[str]) -> Product | None:

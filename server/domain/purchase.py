@@ -84,6 +84,7 @@ class Inquiry(StrEnum):
     LINE_ITEMS = "line_items"  # what was sold, and how many
     PAYMENT = "payment"  # of which charge is this payment?
     CHARGE = "charge"  # how does the charge of this dispute stand?
+    ORDER = "order"  # how does the payment of this order stand? What was told is only a hint
 
 
 class PurchaseEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -100,7 +101,7 @@ class PurchaseEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     What was sold is `own_product_id` (an id of our catalogue), else what `source_product_id` or an alias of it is
     mapped to, else what the `items` are. `may_issue` marks a renewal that issues the license where its sale was never
     seen. `once` is a mark of the platform's that is good for one order. `inquiry` is what is still to be asked.
-    `is_item` marks one item of a sale whose others were mapped.
+    `is_item` marks one item of a sale whose others were mapped. `order_id` names the order of our own that it is about.
     `is_withdrawn` tells that the platform disowned it, `told_as` what it was told as where it counts no more.
     """
 
@@ -147,6 +148,7 @@ class PurchaseEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     is_withdrawn: bool = False
     told_as: EventKind | None = None
     is_item: bool = False
+    order_id: str | None = None
 
     @property
     def order(self) -> str:
@@ -246,6 +248,7 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     is_withdrawn: bool = False
     told_as: EventKind | None = None
     is_item: bool = False
+    order_id: str | None = None
     unmapped_items: tuple[Item, ...] = ()
 
     def names(self) -> list[str]:
@@ -278,6 +281,8 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
 
 def purchase_names(said: PurchaseEvent | Entry) -> list[str]:
     names = [f"sale\0{said.source}\0{name}" for name in (said.sale_id, *said.links) if name]
+    if said.order_id and said.order_id != said.sale_id:
+        names.append(f"sale\0{said.source}\0{said.order_id}")
     if said.subscription_id:
         names.append(f"subscription\0{said.source}\0{said.subscription_id}")
         if said.subscription_id != said.sale_id:  # JVZoo names a subscription by its first sale, which need not say so

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hmac
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
+from enum import StrEnum
 from typing import ClassVar, Self
 
 import msgspec
 
 from server.domain import money
+from server.domain.order import Order
 from server.domain.purchase import CHARGES, EventKind, PurchaseEvent
 from server.errors import BadRequest, PlatformOff, Unprocessable, Unverified
 from server.settings import Settings
@@ -68,6 +70,8 @@ class Platform(ABC):
 
     name: ClassVar[str]
     confirms_sales: bool = False  # whether its API can be asked for one sale
+    hides_keys: ClassVar[bool] = False  # whether its notices may come from anybody, and are told no license key
+    methods: ClassVar[frozenset[str]] = frozenset({"POST"})
 
     def __init__(self, secret: str | None) -> None:
         self._secret = secret
@@ -103,6 +107,10 @@ class Platform(ABC):
         long it wants to be left alone."""
         raise Unprocessable(f"{self.name} has no API for this: export its record to a file, and name that")
 
+    def reply(self, request: WebhookRequest) -> Reply | None:
+        """What this notice, once it is on disk, is answered with; None for the usual words."""
+        return None
+
     @classmethod
     def event_of(cls, row: Row) -> PurchaseEvent | None:
         """The event that the platform's webhook for this line of its record would have been, under the same event_id;
@@ -117,6 +125,99 @@ class Platform(ABC):
             raise Unverified(
                 "the webhook's secret is missing or wrong: copy the whole URL, with ?secret=", "BAD_SECRET"
             )
+
+
+# ---------------------------------------------------------------------------------------------------- the store front
+class Form(msgspec.Struct, frozen=True):
+    """A form that the buyer's browser has to send to the platform."""
+
+    action: str
+    fields: dict[str, str]
+    method: str = "POST"
+
+
+class Begun(msgspec.Struct, frozen=True):
+    """An order that the platform knows now: its own id of it, and how the buyer pays. With neither address nor form he
+    was asked by the platform itself, in its app."""
+
+    reference: str | None = None
+    payment_url: str | None = None
+    form: Form | None = None
+
+
+class Way(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the platform tells what happened (`notify`), where the buyer comes back to (`back`; `cancelled` where he
+    gave up), and the buyer's own address."""
+
+    notify: str
+    back: str
+    cancelled: str
+    client: str
+    now: datetime
+
+
+class Checkout(ABC):
+    """What a platform can do that takes the payment of our own orders. Its events carry the `order_id`, and say nothing
+    of what was sold: that stands in the order."""
+
+    name: ClassVar[str]
+    currencies: ClassVar[frozenset[str] | None] = None  # None: any
+    currency: ClassVar[str]  # where the buyer names none
+    needs_phone: bool = False
+    asks_buyer: bool = False  # `begin` waits until the buyer has agreed on his phone: never within a request
+    is_test: bool = False
+    merchant: str = ""
+
+    @abstractmethod
+    def begin(self, order: Order, way: Way) -> Begun:
+        """Make the order known there. Repeated, it is still one order. Raises PlatformUnreachable; Unprocessable, with
+        what the platform objects to."""
+
+    @abstractmethod
+    def ask(self, order: Order, reference: str | None) -> list[PurchaseEvent]:
+        """What the platform says of the order now, in the words of its notices and under their event_ids: SALE (paid),
+        PENDING (not yet), CANCELLATION, PAYMENT_FAILED, and the refunds of a paid one. Empty where it does not know it
+        (yet). A payment that only waits to be captured is captured here. Raises PlatformUnreachable."""
+
+    def form(self, order: Order, way: Way) -> Form | None:
+        """The form by which the buyer pays, where there is one: made anew each time, since its time is in it."""
+        return None
+
+
+class RefundState(StrEnum):
+    ACCEPTED = "accepted"  # the platform will tell when it is done
+    DONE = "done"
+    REFUSED = "refused"
+
+
+class RefundWord(msgspec.Struct, frozen=True):
+    """How a refund stands at the platform: its own id of it, and why it was refused."""
+
+    state: RefundState
+    reference: str | None = None
+    note: str | None = None
+
+
+class Refunds(ABC):
+    """What a platform can do that gives money back by its API. `names` are the sale's names in the ledger (its own id,
+    and links such as the payment's), `refund_id` is ours: under it the platform does it once."""
+
+    @abstractmethod
+    def refund(self, order: Order, names: Sequence[str], amount: int, refund_id: str) -> RefundWord:
+        """Raises PlatformUnreachable where it is in doubt whether it was done."""
+
+    @abstractmethod
+    def find_refund(self, order: Order, names: Sequence[str], refund_id: str) -> RefundWord | None:
+        """None where the platform knows of no such refund. Raises PlatformUnreachable."""
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """What a notice is answered with in place of our usual words. With `order_id`, it was a buyer's browser that came,
+    and is sent on to the page of his order."""
+
+    body: bytes = b""
+    content_type: str = "text/plain"
+    order_id: str | None = None
 
 
 TOLD_BY_ROWS = frozenset(

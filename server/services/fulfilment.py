@@ -12,6 +12,7 @@ from server.domain import keys
 from server.domain.catalogue import Catalogue, Item, Product, Sold
 from server.domain.fold import first_key, fold, replaced_keys
 from server.domain.license import License, Reason
+from server.domain.order import Order, as_ordered
 from server.domain.purchase import (
     CHARGES,
     ISSUING,
@@ -54,6 +55,8 @@ class Fulfilment:
             return [self._record(books, event) for event in events]
 
     def _record(self, books: Transaction, event: PurchaseEvent) -> Entry:
+        if event.order_id:
+            event = as_ordered(event, self._ordered(event.order_id))
         seen = self.store.find_event(event.identity)
         if seen is not None and not completes(event, seen):
             if (shift := _shift(event, seen)) is not None:
@@ -69,6 +72,10 @@ class Fulfilment:
         entry = self._write(books, event, seen)
         self._keep_items(books, entry)
         return entry
+
+    def _ordered(self, order_id: str) -> Order | None:
+        file = self.store.orders.find(order_id)
+        return file.order if file else None
 
     def _write(self, books: Transaction, event: PurchaseEvent, seen: Entry | None) -> Entry:
         entry, licenses = self._decide(event, revision=seen.revision + 1 if seen else 0)
@@ -329,7 +336,7 @@ def _sold(event: PurchaseEvent, catalogue: Catalogue) -> list[Sold]:
     """What an event says was sold; nothing where the platform is asked for it first, or nobody mapped it. An id of one
     of its items is no name of the sale as a whole."""
     sold = catalogue.sold(event.source, event.own_product_id, _ids(event), event.variants, event.quantity, event.items)
-    if sold or event.inquiry is Inquiry.LINE_ITEMS or event.is_item:
+    if sold or event.inquiry is Inquiry.LINE_ITEMS or event.is_item or event.order_id:
         return sold
     fallback = catalogue.find(catalogue.default_product)
     return [Sold(fallback, event.quantity)] if fallback else []
@@ -344,7 +351,7 @@ def _left_over(event: PurchaseEvent, catalogue: Catalogue) -> tuple[Item, ...]:
     """The items that nobody mapped where others are mapped; a sale that is mapped as a whole has none."""
     if catalogue.sold(event.source, event.own_product_id, _ids(event), event.variants, 1):
         return ()
-    missing = tuple(item for item in event.items if not catalogue.sold(event.source, None, item.ids, (), 1))
+    missing = tuple(item for item in event.items if not catalogue.sold(event.source, item.product_id, item.ids, (), 1))
     return missing if len(missing) < len(event.items) else ()
 
 

@@ -16,6 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from server.domain.license import DeviceLine, License, Moment
+from server.domain.order import Order, OrderFile, OrderLine
 from server.domain.purchase import Entry
 from server.storage.log import START, Mark
 
@@ -114,6 +115,57 @@ class LetterBox(ABC):
         """Append these states, whoever has the turn; on disk when this returns."""
 
 
+class OrderBook(ABC):
+    """Where the store front's orders are kept, line by line. Every verb raises StorageUnavailable where the book cannot
+    be read or written."""
+
+    @abstractmethod
+    def place(self, order: Order, now: datetime) -> Order:
+        """Write a new order, under another number where another one has its own; on disk when this returns."""
+
+    @abstractmethod
+    def alone(self) -> AbstractContextManager[None]:
+        """The right to decide by what the book says and to write it down, for one process at a time."""
+
+    @abstractmethod
+    def note(self, line: OrderLine) -> bool:
+        """Write a line of an order unless it says nothing new; on disk when this returns."""
+
+    @abstractmethod
+    def find(self, name: str) -> OrderFile | None:
+        """An order by its id or its number."""
+
+    @abstractmethod
+    def of_email(self, email: str) -> list[OrderFile]:
+        """The orders of this address, in whatever case it is written; the newest first."""
+
+    @abstractmethod
+    def placed(self, source: str | None, since: datetime, after: str | None = None) -> Iterator[OrderFile]:
+        """The orders of a platform (or of all) that were placed from `since` on, the oldest first, behind the order
+        `after`."""
+
+    @abstractmethod
+    def suspicious(self) -> int:
+        """How many orders something was told of that was not believed."""
+
+
+class Shelf(ABC):
+    """Small things that all workers share and that end by themselves: tokens of platforms, spent links, sessions that
+    were signed out of. Every verb raises StorageUnavailable."""
+
+    @abstractmethod
+    def get(self, name: str, now: datetime) -> str | None:
+        """What was put there, unless its time is over."""
+
+    @abstractmethod
+    def put(self, name: str, value: str, until: datetime, now: datetime) -> None:
+        """On disk when this returns."""
+
+    @abstractmethod
+    def claim(self, name: str, until: datetime, now: datetime) -> bool:
+        """True for the first who claims this name, of all processes, until its time is over."""
+
+
 class Transaction(ABC):
     """The right to write, with everything read that was written before."""
 
@@ -135,6 +187,8 @@ class Transaction(ABC):
 
 class Store(ABC):
     letterbox: LetterBox
+    orders: OrderBook
+    shelf: Shelf
 
     @abstractmethod
     def transaction(self) -> AbstractContextManager[Transaction]:

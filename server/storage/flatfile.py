@@ -32,6 +32,8 @@ from server.storage.history import DEVICES, HistoryIndex, read_index, write_inde
 from server.storage.inspection import inspect_folder
 from server.storage.letterbox import FileLetterBox
 from server.storage.log import RESTORE, START, ChainedLog, Mark, Rewound
+from server.storage.orders import FileOrderBook
+from server.storage.shelf import FileShelf
 from server.storage.usage import Count, UsageFile
 from server.storage.view import Books, EmptyView, View, ViewDamaged, write_view
 
@@ -58,6 +60,7 @@ class Written(NamedTuple):
 
 class FlatFileStore(Store):
     letterbox: FileLetterBox
+    orders: FileOrderBook
 
     def __init__(self, folder: Path, pace: float = 1.0) -> None:
         """`pace` is the shortest time in seconds between two rewritings of the view."""
@@ -65,6 +68,8 @@ class FlatFileStore(Store):
         self.ledger = ChainedLog(folder / "purchases.jsonl", Entry)
         self.devices = ChainedLog(folder / "activity.jsonl", DeviceLine)
         self.letterbox = FileLetterBox(folder / "outbox.jsonl", PATIENCE)
+        self.orders = FileOrderBook(folder / "orders.jsonl", PATIENCE)
+        self.shelf = FileShelf(folder / "shelf.json", PATIENCE)
         self._usage = UsageFile(folder / "usage.jsonl")
         self._folder_lock = durable.FolderLock(folder / "folder.lock", PATIENCE)
         self._view_lock = durable.Lock(folder / "view.lock", PATIENCE)
@@ -107,6 +112,7 @@ class FlatFileStore(Store):
         self.ledger.close()
         self.devices.close()
         self.letterbox.close()
+        self.orders.close()
         self._folder_lock.close()
 
     def verify(self) -> None:
