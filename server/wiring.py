@@ -14,14 +14,18 @@ from server.platforms import PLATFORMS, Platform
 from server.services.audit import PurchaseAuditLog
 from server.services.caretaker import Caretaker, threads_run
 from server.services.catalogue_file import CatalogueFile
+from server.services.checkout import Desk
 from server.services.fulfilment import Fulfilment
 from server.services.inquiries import Inquiries
 from server.services.letters import DAMAGED
 from server.services.license_manager import LicenseManager
 from server.services.limits import RateLimits
 from server.services.mailer import ConsoleMailer, Mailer, SmtpMailer
+from server.services.order_refunds import OrderRefunds
 from server.services.outbox import Outbox
+from server.services.packages import Packages
 from server.services.seats import Seats
+from server.services.settlement import Settlement
 from server.settings import Settings, load_settings
 from server.storage.base import Store
 from server.storage.flatfile import FlatFileStore
@@ -39,6 +43,10 @@ class Services:
     platforms: dict[str, Platform]
     fulfilment: Fulfilment
     inquiries: Inquiries
+    settlement: Settlement
+    packages: Packages
+    desk: Desk
+    refunds: OrderRefunds
     licenses: LicenseManager
     outbox: Outbox
     audit: PurchaseAuditLog
@@ -67,6 +75,8 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
     fulfilment = Fulfilment(store, catalogue, settings.license_secret, clock)
     platforms = {name: made for name, kind in PLATFORMS.items() if (made := kind.from_settings(settings))}
     inquiries = Inquiries(store, platforms, fulfilment, clock)
+    settlement = Settlement(store, platforms, inquiries, clock)
+    packages = Packages(catalogue)
     licenses = LicenseManager(store, catalogue, fulfilment, clock)
     return Services(
         settings=settings,
@@ -76,8 +86,12 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
         platforms=platforms,
         fulfilment=fulfilment,
         inquiries=inquiries,
+        settlement=settlement,
+        packages=packages,
+        desk=Desk(store, packages, platforms, settings, clock, threads_run()),
+        refunds=OrderRefunds(store, platforms, inquiries, settlement, settings.refund_window_days, clock),
         licenses=licenses,
-        outbox=Outbox(store, _mailer(settings), catalogue, inquiries, settings, clock),
+        outbox=Outbox(store, _mailer(settings), catalogue, inquiries, settlement, settings, clock),
         audit=PurchaseAuditLog(store),
         limits=_limits(settings, licenses.seats),
     )

@@ -192,9 +192,18 @@ class _Lineage:
         return [(reason, e) for reason, e in found if reason is Reason.ENDED or ended is None or e.moment > ended]
 
     def refunds(self) -> list[Entry]:
-        """The full refunds that did not fail afterwards."""
+        """The full refunds that did not fail afterwards, and the parts that make up a whole charge together."""
         failures = list(self.of(EventKind.REFUND_FAILED))
-        return [e for e in self.of(EventKind.REFUND) if not any(_failed(e, failure) for failure in failures)]
+        told = (e for e in self.entries if e.event is EventKind.REFUND or _is_part(e))
+        stood = [e for e in told if not any(_failed(e, failure) for failure in failures)]
+        parts = [e for e in stood if _is_part(e)]
+        whole = {e.event_id for c in self.charges for e in self.parts_of(c, parts)} if parts else set[str]()
+        return [e for e in stood if e.event is EventKind.REFUND or e.event_id in whole]
+
+    def parts_of(self, charge: Entry, parts: list[Entry]) -> list[Entry]:
+        """The partial refunds of a charge, where nothing of it is left."""
+        own = [e for e in parts if e.currency == charge.currency and self.hits(e, charge)]
+        return own if sum(Decimal(e.price or 0) for e in own) >= Decimal(charge.price or 0) > 0 else []
 
     def hits(self, refund: Entry, charge: Entry) -> bool:
         return bool(charges_of(refund, self.groups) & charges_of(charge, self.groups))
@@ -376,6 +385,12 @@ def _failed(refund: Entry, failure: Entry) -> bool:
         return False
     told = refund.occurred_at is not None and failure.occurred_at is not None
     return not told or failure.moment >= refund.moment
+
+
+def _is_part(entry: Entry) -> bool:
+    """A partial refund that tells its own amount and no sum so far, as PayU's."""
+    is_own = entry.incident is not None and entry.refunded_total is None and entry.price is not None
+    return entry.event is EventKind.PARTIAL_REFUND and is_own
 
 
 def _stop(entry: Entry) -> Reason | None:

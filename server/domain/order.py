@@ -203,6 +203,25 @@ def state_of(file: OrderFile, entries: Iterable[Entry], now: datetime) -> OrderS
     return OrderState.PROCESSING if Step.PROCESSING in steps else OrderState.PENDING
 
 
+def open_refunds(file: OrderFile, entries: Iterable[Entry]) -> list[OrderLine]:
+    """The refunds that were asked for, were not refused, and that the ledger does not tell of yet."""
+    refused = {line.refund_id for line in file.of(Step.REFUND_REFUSED)}
+    told, found = account(file.order, entries).refunded, list[OrderLine]()
+    for line in file.of(Step.REFUND_ASKED):
+        if line.refund_id in refused:
+            continue
+        told -= line.amount or 0
+        if told < 0:
+            found.append(line)
+            told = 0
+    return found
+
+
+def payment_names(file: OrderFile, sale: Entry) -> list[str]:
+    """By what the platform knows the payment of an order."""
+    return [name for name in (sale.sale_id, *sale.links, file.reference) if name]
+
+
 # ---------------------------------------------------------------------------------------------------- what is believed
 def as_ordered(event: PurchaseEvent, order: Order | None) -> PurchaseEvent:
     """What a platform says of an order, with what was ordered; or why it is not believed, and then it gives nothing.

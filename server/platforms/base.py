@@ -70,6 +70,7 @@ class Platform(ABC):
 
     name: ClassVar[str]
     confirms_sales: bool = False  # whether its API can be asked for one sale
+    proves_notices: ClassVar[bool] = True  # whether only the platform can have sent its notices
     hides_keys: ClassVar[bool] = False  # whether its notices may come from anybody, and are told no license key
     methods: ClassVar[frozenset[str]] = frozenset({"POST"})
 
@@ -181,6 +182,10 @@ class Checkout(ABC):
 
     def form(self, order: Order, way: Way) -> Form | None:
         """The form by which the buyer pays, where there is one: made anew each time, since its time is in it."""
+        return None
+
+    def continued(self, order: Order, way: Way, query: Mapping[str, str]) -> Form | None:
+        """What the buyer's browser still has to send, by what it brought back; None when it is back for good."""
         return None
 
 

@@ -24,7 +24,7 @@ from server.domain import keys
 from server.domain.catalogue import EMPTY, Catalogue
 from server.domain.license import License
 from server.domain.purchase import Entry, EventKind, Inquiry, Outcome
-from server.services.letters import DELIVERY, INQUIRY, is_domain, mail_address
+from server.services.letters import DELIVERY, INQUIRIES, is_domain, mail_address
 from server.settings import Settings
 from server.storage.base import Letter
 
@@ -210,7 +210,7 @@ def _details(entry: Entry, licenses: Iterable[str]) -> Iterator[tuple[str, str]]
 
 
 def _dead(letter: Letter) -> Facts:
-    to = "Asked of" if letter.kind == INQUIRY else "To"
+    to = "Asked of" if letter.kind in INQUIRIES else "To"
     told = [("Letter", letter.id), (to, clean(letter.to)), ("Reason", clean(letter.error, 200))]
     return [(label, value) for label, value in told if value]
 

@@ -14,7 +14,9 @@ DELIVERY, RENEWAL, REFUND, PAYMENT_FAILED = "delivery", "renewal", "refund", "pa
 REINSTATED = "reinstated"
 DISPUTE, UNMAPPED, DEAD_LETTER, DAMAGED = "alert_dispute", "alert_unmapped", "alert_dead_letter", "alert_damaged"
 SUSPICIOUS, PLATFORM = "alert_suspicious", "alert_platform"
+ORDER_INQUIRY = "order_inquiry"  # the same of an order that was begun: is it paid?
 INQUIRY = "inquiry"  # no letter, but owed and tried again like one: what is to be asked of a platform
+INQUIRIES = frozenset({INQUIRY, ORDER_INQUIRY})
 
 LATE_SALE = timedelta(minutes=2)  # a renewal may overtake its sale; only then is it the owner's concern
 ASK_AGAIN = timedelta(seconds=10)
@@ -28,6 +30,7 @@ _OWED = {
     (EventKind.RENEWAL, Outcome.ISSUED): DELIVERY,
     (EventKind.RENEWAL, Outcome.EXTENDED): RENEWAL,
     (EventKind.REFUND, Outcome.REVOKED): REFUND,
+    (EventKind.PARTIAL_REFUND, Outcome.REVOKED): REFUND,  # the last part of the whole
     (EventKind.PAYMENT_FAILED, Outcome.SUSPENDED): PAYMENT_FAILED,
     (
         EventKind.DISPUTE_WON,

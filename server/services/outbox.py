@@ -19,9 +19,10 @@ from server.domain.purchase import Entry
 from server.errors import BadRequest, Conflict, DamagedFile, NotFound, StorageUnavailable, Unprocessable
 from server.services.catalogue_file import CatalogueFile
 from server.services.inquiries import Inquiries
-from server.services.letters import DELIVERY, PLATFORM, letters_owed
+from server.services.letters import DELIVERY, ORDER_INQUIRY, PLATFORM, letters_owed
 from server.services.mailer import Mailer
 from server.services.sending import BACKOFF, GIVE_UP, SERVER, Sender, SendReport, pause_left, wait
+from server.services.settlement import Settlement
 from server.settings import Settings
 from server.storage.base import Letter, Progress, Store, no_progress
 from server.storage.log import START, Mark
@@ -54,11 +55,12 @@ class Outbox:
         mailer: Mailer,
         catalogue: CatalogueFile,
         inquiries: Inquiries,
+        settlement: Settlement,
         settings: Settings,
         clock: Callable[[], datetime],
     ) -> None:
         self._store, self._box, self._clock = store, store.letterbox, clock
-        self._sender = Sender(store, mailer, catalogue, inquiries, settings, clock)
+        self._sender = Sender(store, mailer, catalogue, inquiries, settlement, settings, clock)
         self._owner, self._delivers = settings.owner_email, mailer.delivers
         self._complaint: str | None = None
         self._told: set[str] = set()
@@ -194,7 +196,7 @@ class Outbox:
             counts, waiting, server = self._box.counts(), self._box.waiting(), self._box.note(SERVER)
         except StorageUnavailable as error:
             return cast(OutboxSummary, found | {"trouble": error.detail})
-        if owed := [letter.first_at for letter in waiting if letter.first_at]:
+        if owed := [letter.first_at for letter in waiting if letter.first_at and letter.kind != ORDER_INQUIRY]:
             found["oldest_waiting_seconds"] = int((self._clock() - min(owed)).total_seconds())
         if server is not None and server.state == "failed":
             found["trouble"] = "the mail server cannot be reached or refuses us"

@@ -106,7 +106,8 @@ class Reversals:
 
     def _part(self, line: Reversal) -> tuple[str, int] | None:
         """What went back of a payment so far, less what failed of it afterwards; None where no sum is told."""
-        total = amount(line.refunded_total, line.currency)
+        is_own = line.refunded_total is None and line.incident is not None  # a platform that tells each refund's amount
+        total = amount(line.price if is_own else line.refunded_total, line.currency)
         if total is None:
             return None
         failed = (f for f in self._failures if f.which == line.which and _is_later(f.occurred_at, line.occurred_at))

@@ -20,8 +20,17 @@ from server.services.catalogue_file import CatalogueFile
 from server.services.inquiries import Inquiries
 from server.services.letter_subjects import LetterSubjects
 from server.services.letter_writing import Matter, render
-from server.services.letters import DEAD_LETTER, INQUIRY, BadAddress, mail_address, masked_address
+from server.services.letters import (
+    DEAD_LETTER,
+    INQUIRIES,
+    INQUIRY,
+    ORDER_INQUIRY,
+    BadAddress,
+    mail_address,
+    masked_address,
+)
 from server.services.mailer import ConnectionLost, Mailer, MailError, ServerUnreachable
+from server.services.settlement import Settlement
 from server.settings import Settings
 from server.storage.base import Letter, LetterBox, Progress, Store
 
@@ -29,7 +38,10 @@ log = logging.getLogger(__name__)
 
 GIVE_UP = timedelta(days=7)
 BACKOFF = tuple(timedelta(minutes=m) for m in (1, 5, 15, 60, 180, 360, 720, 1440))
-INQUIRY_BACKOFF = (timedelta(seconds=20), *BACKOFF[:4])  # a license may rest on the answer
+BACKOFFS = {
+    INQUIRY: (timedelta(seconds=20), *BACKOFF[:4]),  # a license may rest on the answer
+    ORDER_INQUIRY: tuple(timedelta(minutes=m) for m in (1, 15, 60, 180, 360, 720)),  # until the order is over, and once
+}
 PAUSES = tuple(timedelta(seconds=s) for s in (30, 60, 120, 300))  # in which a mail server in trouble is left alone
 SERVER = "server"  # the note that tells how the mail server was last found
 _GROUP, _GROUP_FOR = 20, timedelta(seconds=1)  # sent letters that are written down together
@@ -67,25 +79,27 @@ class Sender:
         mailer: Mailer,
         catalogue: CatalogueFile,
         inquiries: Inquiries,
+        settlement: Settlement,
         settings: Settings,
         clock: Callable[[], datetime],
     ) -> None:
         self.box, self.mailer, self.settings, self.clock = store.letterbox, mailer, settings, clock
-        self.subjects, self.inquiries, self._catalogue = LetterSubjects(store), inquiries, catalogue
+        self.subjects, self._catalogue = LetterSubjects(store), catalogue
+        self.inquiries, self.settlement = inquiries, settlement
 
     def work_off(self, limit: int | None, progress: Progress, by_hand: bool = False) -> SendReport:
         """Send what is due, at most `limit` letters; the caller holds the turn. Raises StorageUnavailable."""
         run, now = _Run(self), self.clock()
-        due = [x for x in self.box.waiting() if not wait(x, now, BACKOFF[-1]) or (by_hand and x.kind == INQUIRY)]
+        due = [x for x in self.box.waiting() if not wait(x, now, BACKOFF[-1]) or (by_hand and x.kind in INQUIRIES)]
         if by_hand:
             self.inquiries.wake()
-        inquiries = [letter for letter in due if letter.kind == INQUIRY]
+        inquiries = [letter for letter in due if letter.kind in INQUIRIES]
         try:
             run.ask(inquiries[:limit], progress)
         finally:
             run.flush()
         if pause_left(self.box, now) == 0.0:
-            letters = [letter for letter in due if letter.kind != INQUIRY]
+            letters = [letter for letter in due if letter.kind not in INQUIRIES]
             try:
                 run.through(letters[:limit], progress)
             finally:
@@ -141,7 +155,10 @@ class _Run:
     def _inquire(self, inquiry: Letter) -> Letter:
         trying = self._trying(inquiry)
         try:
-            if entry := self._sender.subjects.entry(inquiry):
+            if inquiry.kind == ORDER_INQUIRY:
+                if self._sender.settlement.ask(inquiry.about or ""):
+                    return self._state(trying, "queued", next_at=trying.next_at)  # the buyer takes his time
+            elif entry := self._sender.subjects.entry(inquiry):
                 self._sender.inquiries.settle(entry)
         except PlatformUnreachable as error:
             self.report.refusal = error.detail if error.is_refused else self.report.refusal
@@ -174,7 +191,7 @@ class _Run:
     def _trying(self, letter: Letter) -> Letter:
         """Already says when to try again, should nothing more be heard of this attempt; the last time after a week."""
         now = self._clock()
-        backoff = INQUIRY_BACKOFF if letter.kind == INQUIRY else BACKOFF
+        backoff = BACKOFFS.get(letter.kind, BACKOFF)
         later = now + backoff[min(letter.attempts, len(backoff) - 1)]
         if letter.first_at:
             later = min(later, max(letter.first_at + GIVE_UP, now + BACKOFF[0]))
@@ -207,7 +224,7 @@ class _Run:
     # ------------------------------------------------------------------------------------------------ the account
     def _settle(self, letter: Letter) -> None:
         self._settled.append(letter)
-        if not (letter.kind == INQUIRY and letter.state == "sent"):
+        if not (letter.kind in INQUIRIES and letter.state in ("sent", "queued")):
             self.report.count(letter.state)
         self._note(letter)
         if self._delivers and (len(self._unwritten) >= _GROUP or self._clock() - self._since >= _GROUP_FOR):

@@ -18,25 +18,23 @@ from server.web.services import services
 blueprint = Blueprint("licenses", __name__, url_prefix="/api/v1/licenses")
 blueprint.after_request(limits.tell)
 
-_PLAIN = r"^[^\x00-\x08\x0e-\x1f\x7f]*$"
-Key = Annotated[
-    str, msgspec.Meta(min_length=1, max_length=128, pattern=_PLAIN, description="As the customer typed it.")
-]
+PLAIN = r"^[^\x00-\x08\x0e-\x1f\x7f]*$"
+Key = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=PLAIN, description="As the customer typed it.")]
 HardwareId = Annotated[
     str,
-    msgspec.Meta(min_length=1, max_length=256, pattern=_PLAIN, description="A stable id of this computer: a hash."),
+    msgspec.Meta(min_length=1, max_length=256, pattern=PLAIN, description="A stable id of this computer: a hash."),
 ]
 DeviceName = Annotated[
-    str, msgspec.Meta(max_length=128, pattern=_PLAIN, description="What the owner wants to see in his records.")
+    str, msgspec.Meta(max_length=128, pattern=PLAIN, description="What the owner wants to see in his records.")
 ]
-Nonce = Annotated[str, msgspec.Meta(max_length=128, pattern=_PLAIN, description="Comes back in the answer.")]
+Nonce = Annotated[str, msgspec.Meta(max_length=128, pattern=PLAIN, description="Comes back in the answer.")]
 _ADDRESS = r"^[^@\s\x00-\x1f\x7f]+@[^@\s\x00-\x1f\x7f]+$"
 Email = Annotated[str, msgspec.Meta(min_length=3, max_length=254, pattern=_ADDRESS)]
 Claimed = Annotated[
-    str, msgspec.Meta(max_length=254, pattern=_PLAIN, description="Must be the customer's address then.")
+    str, msgspec.Meta(max_length=254, pattern=PLAIN, description="Must be the customer's address then.")
 ]
-Text = Annotated[str, msgspec.Meta(max_length=500, pattern=_PLAIN)]
-Name = Annotated[str, msgspec.Meta(max_length=128, pattern=_PLAIN)]
+Text = Annotated[str, msgspec.Meta(max_length=500, pattern=PLAIN)]
+Name = Annotated[str, msgspec.Meta(max_length=128, pattern=PLAIN)]
 
 
 class PublicLicense(TypedDict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, TypedDict, cast
@@ -12,7 +13,7 @@ from flask import Blueprint, Response, request
 
 from server import __version__
 from server.web.operations import HTML, JSON, OPERATIONS, TEXT, Operation
-from server.web.responses import MAX_BODY
+from server.web.responses import MAX_BODY, Error
 from server.web.services import services
 
 blueprint = Blueprint("openapi", __name__)
@@ -20,12 +21,6 @@ blueprint = Blueprint("openapi", __name__)
 CACHE = "public, max-age=300"
 _REF = "#/components/schemas/{name}"
 Json = dict[str, Any]
-
-
-class Error(TypedDict):
-    code: str
-    title: str
-    detail: str
 
 
 class Errors(TypedDict):
@@ -51,6 +46,8 @@ def _encoded(app_url: str) -> bytes:
 
 # ---------------------------------------------------------------------------------------------------- the document
 MEANING = {
+    202: "Not done yet: `note` says why.",
+    303: "Go on there.",
     304: "Not changed since the `ETag` that was sent as `If-None-Match`.",
     400: "Malformed: `detail` names the field. (A webhook of Stripe: or not verified.)",
     401: "The bearer token is missing or wrong.",
@@ -61,6 +58,12 @@ MEANING = {
     422: "Well-formed, but it cannot be done.",
     429: "Too many requests; of a route with a proof, too many without it. Says nothing about any license.",
     503: "Nothing was done, and nothing is said about any license: try again later.",
+}
+_IN_PATH = re.compile(r"{(\w+)}")
+PATH_PARTS = {
+    "license": "A license key, or a public id (`lic_…`).",
+    "package": "A package's id, or its slug.",
+    "order_id": "The `order_id` that the checkout gave.",
 }
 _HEADERS: Json = {
     "X-Request-Id": {
@@ -74,12 +77,15 @@ _HEADERS: Json = {
     "X-RateLimit-Reset": {"description": "Seconds until all are back.", "schema": {"type": "string"}},
     "WWW-Authenticate": {"required": True, "schema": {"type": "string"}},
     "ETag": {"required": True, "schema": {"type": "string"}},
+    "Location": {"required": True, "schema": {"type": "string"}},
     "Cache-Control": {"required": True, "schema": {"type": "string"}},
 }
 _SCHEMES: Json = {
     "owner": {"type": "http", "scheme": "bearer", "description": "`ADMIN_API_KEY`. Without it this API answers 404."},
     "gumroad": {"type": "apiKey", "in": "query", "name": "secret", "description": "`GUMROAD_WEBHOOK_SECRET`."},
     "stripe": {"type": "apiKey", "in": "header", "name": "Stripe-Signature", "description": "Made by Stripe."},
+    "jazzcash": {"type": "apiKey", "in": "query", "name": "pp_SecureHash", "description": "Stands in the body."},
+    "payu": {"type": "apiKey", "in": "header", "name": "OpenPayu-Signature", "description": "Made by PayU."},
     "jvzoo": {
         "type": "apiKey",
         "in": "query",
@@ -143,10 +149,9 @@ def _content(schema: Json, example: Any) -> Json:
 
 
 def _parameters(path: str, one: Operation) -> Iterator[Json]:
-    if "{license}" in path:
+    for name in _IN_PATH.findall(path):
         schema = {"type": "string", "minLength": 1, "maxLength": 400}
-        told = "A license key, or a public id (`lic_…`)."
-        yield {"name": "license", "in": "path", "required": True, "description": told, "schema": schema}
+        yield {"name": name, "in": "path", "required": True, "description": PATH_PARTS[name], "schema": schema}
     for name, told in one.headers.items():
         schema = {"type": "string", "pattern": "^[!-~]*$", "maxLength": 128}
         yield {"name": name, "in": "header", "description": told, "schema": schema}
@@ -163,20 +168,28 @@ def _without_null(schema: Json) -> Json:
 
 def _answers(one: Operation, schemas: dict[Any, Json]) -> Iterator[tuple[int, Json]]:
     limits = [name for name in _HEADERS if name.startswith("X-RateLimit-") and one.tells_limits]
-    yield one.status, _answer(one.status, "As asked.", one.gives, schemas, limits, one.sees)
+    is_cached = 304 in one.also
+    yield one.status, _answer(one.status, "As asked.", one.gives, schemas, limits, one.sees, is_cached)
     for status, kind in one.also.items():
-        yield status, _answer(status, MEANING[status], kind, schemas, limits)
+        yield status, _answer(status, MEANING[status], kind, schemas, limits, is_cached=is_cached)
     for status in one.refuses:
         yield status, _answer(status, MEANING[status], Errors, schemas, limits)
 
 
 def _answer(
-    status: int, meaning: str, kind: Any, schemas: dict[Any, Json], limits: list[str], example: Any = None
+    status: int,
+    meaning: str,
+    kind: Any,
+    schemas: dict[Any, Json],
+    limits: list[str],
+    example: Any = None,
+    is_cached: bool = False,
 ) -> Json:
     named = ["X-Request-Id", *limits]
     named += ["Retry-After"] if status in (429, 503) else []
     named += ["WWW-Authenticate"] if status == 401 and kind is Errors else []
-    named += ["ETag", "Cache-Control"] if kind is None or kind in (JSON, HTML) else []
+    named += ["ETag", "Cache-Control"] if is_cached and status in (200, 304) else []
+    named += ["Location"] if status == 303 else []
     told: Json = {"description": meaning, "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in named}}
     if isinstance(kind, str):
         media = {TEXT: "text/plain; charset=utf-8", HTML: "text/html; charset=utf-8"}.get(kind, kind)

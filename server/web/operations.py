@@ -13,6 +13,7 @@ import msgspec
 
 from server.services.revenue import Stats
 from server.services.sending import SendReport
+from server.web.checkout import Initiated, InitiateRequest, KeptOrder, OrderAnswer, Refunded, RefundRequest
 from server.web.health import Health
 from server.web.licenses import ActivateRequest, DeactivateRequest, ValidateRequest, VerdictAnswer
 from server.web.older import (
@@ -40,6 +41,7 @@ from server.web.owner import (
     ShownLicense,
     TransferRequest,
 )
+from server.web.packages import Bundle, Package, PackageList, PackageQuery
 from server.web.webhooks import Received
 
 JSON, FORM, TEXT, HTML = "application/json", "application/x-www-form-urlencoded", "text/plain", "text/html"
@@ -76,6 +78,10 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
 class Anything(msgspec.Struct):
     """What the platform sends: see its own documentation."""
+
+
+class EasyPaisaQuery(msgspec.Struct):
+    url: str = ""
 
 
 # ---------------------------------------------------------------------------------------------------- examples
@@ -139,17 +145,35 @@ _CHECKOUT = {
         }
     },
 }
+_ORDER = {
+    "package_ids": ["imagewave"],
+    "email": "ann@example.com",
+    "name": "Ann Example",
+    "payment_provider": "stripe",
+    "currency": "usd",
+}
+_INITIATED = {
+    "order_id": "K7Q2M4X9P1R8T5V3W6Z0",
+    "order_number": "ORD-20261128-7QX2",
+    "status": "pending",
+    "amount": "29.99",
+    "currency": "usd",
+    "payment_url": "https://checkout.stripe.com/c/pay/cs_live_a1",
+    "status_url": "https://licenses.example.com/order/K7Q2M4X9P1R8T5V3W6Z0?claim=0f3c",
+}
 
 # ---------------------------------------------------------------------------------------------------- the table
-_APPS, _OLDER, _HOOKS, _OWNER, _OTHER = (
+_APPS, _OLDER, _HOOKS, _SHOP, _OWNER, _OTHER = (
     "Desktop apps",
     "Older doors",
     "Webhooks",
+    "The store front",
     "The owner's API",
     "The service itself",
 )
 _BODY = (400, 413, 429, 503)
 _PROVEN = (400, 403, 404, 413, 429, 503)
+_PAGE = (404, 422, 503)
 _FIND, _DECIDE = (401, 404, 429, 503), (400, 401, 404, 409, 413, 422, 429, 503)
 
 
@@ -248,6 +272,32 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("post", "/api/v1/webhooks/stripe"): _STRIPE,
     ("post", "/webhooks/stripe"): msgspec.structs.replace(_STRIPE, does="An older name of the same door."),
     ("post", "/api/v1/webhooks/jvzoo"): _JVZOO,
+    ("post", "/api/v1/webhooks/payu"): Operation(
+        tag=_HOOKS,
+        does="PayU's notices of orders and refunds, signed by the header `OpenPayu-Signature`.",
+        takes=Anything,
+        gives=Received,
+        refuses=_PROVEN,
+        proof="payu",
+    ),
+    ("post", "/api/v1/webhooks/jazzcash"): Operation(
+        tag=_HOOKS,
+        does="JazzCash's notices, signed by `pp_SecureHash` in the body: as JSON from its servers, which are answered "
+        "in their own words, and as a form by the buyer's browser, which is sent on to the order's page.",
+        takes=Anything,
+        media=(FORM, JSON),
+        gives=Anything,
+        also={303: None},
+        refuses=_PROVEN,
+        proof="jazzcash",
+    ),
+    ("get", "/api/v1/webhooks/easypaisa"): Operation(
+        tag=_HOOKS,
+        does="EasyPaisa's notices. Nothing is fetched from `url`: the order is taken from it, and EasyPaisa asked.",
+        asks=EasyPaisaQuery,
+        gives=TEXT,
+        refuses=(400, 404, 503),
+    ),
     ("post", "/ipn"): msgspec.structs.replace(
         _JVZOO, does="Another door to the same, which answers `OK`.", gives=TEXT, sees="OK"
     ),
@@ -319,6 +369,61 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         gives=SendReport,
         refuses=_FIND,
         proof=BEARER,
+    ),
+    ("get", "/api/v1/packages"): Operation(
+        tag=_SHOP,
+        does="The packages that are published, the featured first.",
+        asks=PackageQuery,
+        gives=PackageList,
+        refuses=(400,),
+    ),
+    ("get", "/api/v1/packages/{package}"): Operation(
+        tag=_SHOP, does="One package, by its id or slug.", gives=Package, refuses=(404,)
+    ),
+    ("get", "/api/v1/packages/{package}/bundle"): Operation(
+        tag=_SHOP, does="What a bundle consists of; empty for what is none.", gives=Bundle, refuses=(404,)
+    ),
+    ("post", "/api/v1/checkout/initiate"): Operation(
+        tag=_SHOP,
+        does="Order packages. The buyer then goes to `payment_url`, or sends `form` to the platform.",
+        takes=InitiateRequest,
+        gives=Initiated,
+        status=201,
+        refuses=(400, 404, 413, 422, 429),
+        also={503: KeptOrder},
+        sends=_ORDER,
+        sees=_INITIATED,
+    ),
+    ("get", "/api/v1/checkout/order/{order_id}"): Operation(
+        tag=_SHOP,
+        does="How an order stands; its platform is asked while it is open, at most every ten seconds.",
+        gives=OrderAnswer,
+        refuses=(404, 429, 503),
+    ),
+    ("post", "/api/v1/orders/{order_id}/refund"): Operation(
+        tag=_OWNER,
+        does="Give the money of an order back, all that is left or `amount`. The license follows the platform's word.",
+        takes=RefundRequest,
+        may_be_empty=True,
+        headers={"Idempotency-Key": "At most 128 printable characters; a repeat with the same one is the same refund."},
+        gives=Refunded,
+        also={202: Refunded},
+        refuses=_DECIDE,
+        proof=BEARER,
+        sends={"amount": "10.00"},
+    ),
+    ("get", "/pay/{order_id}"): Operation(
+        tag=_SHOP, does="Sends the buyer's browser to the platform.", gives=HTML, also={303: None}, refuses=_PAGE
+    ),
+    ("get", "/pay/{order_id}/back"): Operation(
+        tag=_SHOP,
+        does="Where the platform sends the buyer back to; what he brings proves nothing, so the platform is asked.",
+        gives=HTML,
+        also={303: None},
+        refuses=_PAGE,
+    ),
+    ("get", "/pay/{order_id}/cancelled"): Operation(
+        tag=_SHOP, does="Where a buyer comes back to who gave up.", gives=HTML, also={303: None}, refuses=_PAGE
     ),
     ("get", "/health"): Operation(
         tag=_OTHER, does="How the service is; 503 when nothing can be written.", gives=Health, also={503: Health}

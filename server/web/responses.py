@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import msgspec
 from flask import Flask, Response, request
@@ -46,6 +46,12 @@ MAX_BODY = 256 * 1024
 RETRY_AFTER = "30"
 
 T = TypeVar("T")
+
+
+class Error(TypedDict):
+    code: str
+    title: str
+    detail: str
 
 
 _STATUS_LINES = {code: f"{code} {phrase.upper()}" for code, phrase in HTTP_STATUS_CODES.items()}

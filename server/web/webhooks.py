@@ -9,12 +9,15 @@ from typing import Literal, TypedDict
 from urllib.parse import parse_qsl
 
 from flask import Blueprint, Response, request
+from werkzeug.exceptions import MethodNotAllowed
 
 from server.domain.keys import license_id
 from server.domain.purchase import PAID, Entry, Outcome
 from server.errors import PlatformOff, Unverified
-from server.platforms import WebhookRequest
+from server.platforms import Platform, WebhookRequest
+from server.platforms.base import Reply
 from server.services.limits import Kind
+from server.services.settlement import Told
 from server.web import limits, logs
 from server.web.responses import answer, raw_body
 from server.web.services import services
@@ -33,10 +36,22 @@ class Received(TypedDict):
 
 @blueprint.post("/api/v1/webhooks/<platform>")
 def receive(platform: str) -> Response:
-    entries = take(platform)
-    told = next((entry for entry in entries if entry.event in PAID), entries[0])
-    body: Received = {"received": True, "outcome": told.outcome, "license_keys": told.license_keys}
+    configured = configured_platform(platform)
+    if request.method not in configured.methods:
+        raise MethodNotAllowed(sorted(configured.methods))
+    posted = webhook_request()  # raw bytes first: once Flask has read the form they are gone
+    heard = hear(configured, posted)
+    if reply := configured.reply(posted):
+        return _replied(reply)
+    told = next((one for one in heard if one.entry is not None and one.entry.event in PAID), heard[0])
+    keys = () if configured.hides_keys else told.license_keys
+    body: Received = {"received": True, "outcome": told.outcome, "license_keys": keys}
     return answer(body)
+
+
+@blueprint.get("/api/v1/webhooks/easypaisa")
+def receive_easypaisa() -> Response:
+    return receive("easypaisa")
 
 
 @blueprint.post("/webhooks/stripe")  # the older door
@@ -44,30 +59,48 @@ def receive_stripe() -> Response:
     return receive("stripe")
 
 
+def _replied(reply: Reply) -> Response:
+    """In the platform's own words; a buyer's browser goes on to the page of its order."""
+    if reply.order_id is None:
+        return Response(reply.body, content_type=reply.content_type)
+    if services().store.orders.find(reply.order_id) is None:
+        return answer({"received": True, "outcome": Outcome.IGNORED, "license_keys": ()})
+    return Response(status=303, headers={"Location": f"{services().settings.app_url}/pay/{reply.order_id}/back"})
+
+
 def take(platform: str) -> list[Entry]:
-    """The lines of this request, on disk. Raises PlatformOff, Unverified, BadRequest, StorageUnavailable."""
-    posted = webhook_request()  # raw bytes first: once Flask has read the form they are gone
-    ours = services()
-    configured = ours.platforms.get(platform)
-    if configured is None:
+    """The ledger lines of this request. Raises PlatformOff, Unverified, BadRequest, StorageUnavailable."""
+    heard = hear(configured_platform(platform), webhook_request())
+    return [told.entry for told in heard if told.entry is not None]
+
+
+def configured_platform(name: str) -> Platform:
+    found = services().platforms.get(name)
+    if found is None:
         raise PlatformOff("this platform is not configured here")
+    return found
+
+
+def hear(platform: Platform, posted: WebhookRequest) -> list[Told]:
+    """What became of this request's events, on disk."""
     try:
-        events = configured.events(posted)
+        events = platform.events(posted)
     except Unverified as error:
         limits.failed_proof(Kind.WEBHOOK)
-        log.warning("webhook refused", extra={"platform": platform, "code": error.code, "client": request.remote_addr})
+        extra = {"platform": platform.name, "code": error.code, "client": request.remote_addr}
+        log.warning("webhook refused", extra=extra)
         raise
-    entries = ours.inquiries.record(events)
-    for entry in entries:
-        fields = {
-            "platform": platform,
-            "seq": entry.seq,
-            "event": entry.event,
-            "outcome": entry.outcome,
-            "licenses": [license_id(key) for key in entry.license_keys],
-        }
-        logs.info(log, "webhook recorded", fields)
-    return entries
+    heard = services().settlement.hear(events)
+    for told in heard:
+        _log(platform.name, told)
+    return heard
+
+
+def _log(platform: str, told: Told) -> None:
+    fields: dict[str, object] = {"platform": platform, "outcome": told.outcome}
+    if entry := told.entry:
+        fields |= {"seq": entry.seq, "event": entry.event, "licenses": [license_id(key) for key in entry.license_keys]}
+    logs.info(log, "webhook recorded", fields)
 
 
 def webhook_request() -> WebhookRequest:

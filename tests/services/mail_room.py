@@ -29,6 +29,7 @@ from server.services.inquiries import Inquiries
 from server.services.license_manager import LicenseManager
 from server.services.mailer import Compose, Mailer
 from server.services.outbox import Outbox
+from server.services.settlement import Settlement
 from server.settings import Settings
 from server.storage.base import Letter
 from server.storage.flatfile import FlatFileStore
@@ -111,7 +112,9 @@ class Shop:
         self.fulfilment = Fulfilment(self.store, self.catalogue, self.settings.license_secret, self.clock)
         self.licenses = LicenseManager(self.store, self.catalogue, self.fulfilment, self.clock)
         inquiries = Inquiries(self.store, {}, self.fulfilment, self.clock)
-        self.outbox = Outbox(self.store, mailer or self.pigeon, self.catalogue, inquiries, self.settings, self.clock)
+        settlement = Settlement(self.store, {}, inquiries, self.clock)
+        post = mailer or self.pigeon
+        self.outbox = Outbox(self.store, post, self.catalogue, inquiries, settlement, self.settings, self.clock)
 
     def says(self, event: EventKind, sale_id: str | None = "s1", product: str = "G-WAVE", **more: Any) -> Entry:
         said: dict[str, Any] = {

@@ -35,7 +35,8 @@ class Careful(Shop):
     def __init__(self, folder: Path, clock: Clock, api: GumroadApi, **settings: Any) -> None:
         super().__init__(folder, clock, gumroad_access_token=TOKEN, gumroad_api_base=api.url, **settings)
         ours, self.pigeon = self.services, Pigeon()
-        self.post_office = Outbox(ours.store, self.pigeon, ours.catalogue, ours.inquiries, ours.settings, clock)
+        asks = ours.inquiries, ours.settlement
+        self.post_office = Outbox(ours.store, self.pigeon, ours.catalogue, *asks, ours.settings, clock)
 
     def mail(self) -> Any:
         return self.post_office.send_due()

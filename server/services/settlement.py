@@ -1,0 +1,232 @@
+"""Settlement: what platforms say of orders becomes ledger lines and the order's own lines.
+
+Money goes to the ledger by the path of every sale, where it is believed only if it agrees with the order; that a buyer
+is on his way, gave up or was refused stands in the order's own lines. What is only a hint is asked about first. A
+platform that does not answer delays nobody: the order waits, and the outbox asks again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from server.domain.order import (
+    OPEN,
+    Account,
+    OrderFile,
+    OrderLine,
+    OrderState,
+    Step,
+    account,
+    open_refunds,
+    payment_names,
+    state_of,
+)
+from server.domain.purchase import Entry, EventKind, Inquiry, Outcome, PurchaseEvent
+from server.errors import BadRequest, PlatformUnreachable, StorageUnavailable
+from server.platforms.base import Checkout, Platform, Refunds, RefundState
+from server.services.inquiries import Inquiries
+from server.services.letters import ORDER_INQUIRY
+from server.storage.base import Letter, Store
+
+log = logging.getLogger(__name__)
+
+STEPS = {  # what is no matter of the ledger, since no money moved
+    EventKind.PENDING: Step.PROCESSING,
+    EventKind.CANCELLATION: Step.CANCELLED,
+    EventKind.PAYMENT_FAILED: Step.FAILED,
+}
+FIRST_LOOK = timedelta(minutes=15)  # after an order was begun; JazzCash wants ten minutes
+SOON = timedelta(seconds=20)
+ASKED_EVERY = timedelta(seconds=10)  # at most, of one order, by all workers
+MAY_ARRIVE = timedelta(minutes=10)  # for a request of which nothing was heard
+FINAL_LOOK = timedelta(hours=2)  # after its end an order is asked about once more
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What became of one event: `entry` is its ledger line, where it has one."""
+
+    outcome: Outcome
+    license_keys: tuple[str, ...] = ()
+    entry: Entry | None = None
+
+
+class Settlement:
+    def __init__(
+        self, store: Store, platforms: Mapping[str, Platform], inquiries: Inquiries, clock: Callable[[], datetime]
+    ) -> None:
+        self._store, self._platforms, self._inquiries, self._clock = store, platforms, inquiries, clock
+
+    def hear(self, events: Sequence[PurchaseEvent]) -> list[Told]:
+        """Write down what a platform's notice says. Raises StorageUnavailable."""
+        return [told for event in events for told in self._hear(event)]
+
+    def _hear(self, event: PurchaseEvent) -> list[Told]:
+        if event.inquiry is Inquiry.ORDER:
+            return self._hint(event)
+        if event.order_id is None or event.event not in STEPS:
+            return [_told(entry) for entry in self._inquiries.record([event])]
+        file = self._store.orders.find(event.order_id)
+        if file is None:
+            return [_told(entry) for entry in self._inquiries.record([_nobody_s(event)])]
+        self._step(file, event)
+        return [Told(Outcome.PENDING if event.event is EventKind.PENDING else Outcome.RECORDED)]
+
+    def _hint(self, event: PurchaseEvent) -> list[Told]:
+        """Something happened to an order: the platform is asked what. A hint that anybody may give is not even written
+        down for an order that nobody knows."""
+        file = self._store.orders.find(event.order_id or "")
+        if file is None or file.order.source != event.source:
+            if not self._platforms[event.source].proves_notices:
+                return [Told(Outcome.IGNORED)]
+            return [_told(entry) for entry in self._inquiries.record([_nobody_s(event)])]
+        if self.state(file) not in OPEN and not self._claim(file):  # a repeat; but it may be a refund's
+            return [self._as_it_stands(file)]
+        try:
+            told = self._ask(file)
+        except PlatformUnreachable as error:
+            log.warning("order inquiry put off", extra={"platform": event.source, "why": error.detail})
+            told = []
+        if not told or self.state(self._anew(file)) in OPEN:
+            return [self._waits(file)]
+        return told
+
+    def _waits(self, file: OrderFile) -> Told:
+        self._note(file, Step.PROCESSING)
+        self._remind(file, SOON)
+        return Told(Outcome.PENDING)
+
+    def _as_it_stands(self, file: OrderFile) -> Told:
+        sale = account(file.order, self._history(file)).sale
+        return _told(sale) if sale else Told(Outcome.RECORDED)
+
+    # ------------------------------------------------------------------------------------------------ asking
+    def look(self, file: OrderFile) -> OrderState:
+        """How an order stands; its platform is asked while that is open, at most every few seconds. Never raises for a
+        platform that does not answer."""
+        state = self.state(file)
+        if state in OPEN or self._has_just_ended(file, state):
+            if self._claim(file):
+                try:
+                    self._ask(file)
+                except PlatformUnreachable as error:
+                    log.warning("order inquiry put off", extra={"platform": file.order.source, "why": error.detail})
+            state = self.state(self._anew(file))
+        return state
+
+    def _has_just_ended(self, file: OrderFile, state: OrderState) -> bool:
+        """Nobody paid in time, as far as we heard: the platform may know better."""
+        is_over = state is OrderState.CANCELLED and not file.of(Step.CANCELLED)
+        return is_over and self._clock() < file.order.expires_at + FINAL_LOOK
+
+    def _claim(self, file: OrderFile) -> bool:
+        now = self._clock()
+        try:
+            return self._store.shelf.claim(f"asked:{file.order.order_id}", now + ASKED_EVERY, now)
+        except StorageUnavailable:
+            return False  # what cannot be written down, neither can the answer
+
+    def look_again(self, file: OrderFile) -> None:
+        """Ask about an order of which we know that something changed; the outbox goes on where there is no answer."""
+        try:
+            self._ask(file)
+        except PlatformUnreachable:
+            watch(self._store, file.order.order_id, self._clock(), SOON)
+
+    def ask(self, order_id: str) -> bool:
+        """Ask for the outbox; whether there is still something to be waited for. Raises PlatformUnreachable."""
+        file = self._store.orders.find(order_id)
+        if file is None:
+            return False
+        self._ask(file)
+        file = self._anew(file)
+        return self.state(file) in OPEN or bool(open_refunds(file, self._history(file)))
+
+    def _ask(self, file: OrderFile) -> list[Told]:
+        told = [told for event in self.answer(file) for told in self._hear(event)]
+        self._settle_refunds(file)
+        return told
+
+    def _settle_refunds(self, file: OrderFile) -> None:
+        """What was asked for, and of which we never heard whether it arrived."""
+        platform, history = self._platforms.get(file.order.source), self._history(file)
+        heard = {line.refund_id for line in file.of(Step.REFUND_ACCEPTED)}
+        sale = account(file.order, history).sale
+        for line in open_refunds(file, history):
+            if not isinstance(platform, Refunds) or sale is None or line.refund_id in heard or line.refund_id is None:
+                continue
+            word = platform.find_refund(file.order, payment_names(file, sale), line.refund_id)
+            if word is None and self._clock() < line.timestamp + MAY_ARRIVE:
+                continue
+            is_refused = word is None or word.state is RefundState.REFUSED
+            step, note = (
+                (Step.REFUND_REFUSED, (word and word.note) or "it never arrived")
+                if is_refused
+                else (Step.REFUND_ACCEPTED, None)
+            )
+            self._note(
+                file, step, note, refund_id=line.refund_id, amount=line.amount, reference=word and word.reference
+            )
+
+    def answer(self, file: OrderFile) -> list[PurchaseEvent]:
+        """What the platform says of an order now. Raises PlatformUnreachable."""
+        platform = self._platforms.get(file.order.source)
+        if not isinstance(platform, Checkout):
+            raise PlatformUnreachable(f"{file.order.source} is not configured any more")
+        try:
+            events = platform.ask(file.order, file.reference)
+        except BadRequest as error:
+            raise PlatformUnreachable(f"{file.order.source} answers what cannot be read ({error.detail})") from None
+        return [
+            msgspec.structs.replace(event, inquiry=None) if event.inquiry is Inquiry.ORDER else event
+            for event in events
+        ]
+
+    def _anew(self, file: OrderFile) -> OrderFile:
+        return self._store.orders.find(file.order.order_id) or file
+
+    def state(self, file: OrderFile) -> OrderState:
+        return state_of(file, self._history(file), self._clock())
+
+    def account(self, file: OrderFile) -> Account:
+        """What was paid for an order, and what of it went back."""
+        return account(file.order, self._history(file))
+
+    def _history(self, file: OrderFile) -> list[Entry]:
+        return self._store.history([file.order.ledger_name])
+
+    # ------------------------------------------------------------------------------------------------ writing
+    def _step(self, file: OrderFile, event: PurchaseEvent) -> None:
+        self._note(file, STEPS[event.event], event.note)
+        if event.event is EventKind.PENDING:
+            self._remind(file, FIRST_LOOK)
+
+    def _note(self, file: OrderFile, step: Step, note: str | None = None, **more: Any) -> None:
+        line = OrderLine(timestamp=self._clock(), order_id=file.order.order_id, step=step, note=note and note[:200])
+        self._store.orders.note(msgspec.structs.replace(line, **more))
+
+    def _remind(self, file: OrderFile, after: timedelta) -> None:
+        watch(self._store, file.order.order_id, self._clock(), after)
+
+
+def watch(store: Store, order_id: str, now: datetime, after: timedelta = FIRST_LOOK) -> None:
+    """Have the outbox ask about an order, and go on by itself until there is an answer or the order is over."""
+    name, wanted = f"order:{order_id}", now + after
+    known = next((letter for letter in store.letterbox.waiting() if letter.id == name), None)
+    if known is None or known.next_at is None or known.next_at > wanted:
+        first = known.first_at if known else now
+        letter = Letter(id=name, kind=ORDER_INQUIRY, at=now, first_at=first, next_at=wanted, about=order_id)
+        store.letterbox.enqueue([letter])
+
+
+def _told(entry: Entry) -> Told:
+    return Told(entry.outcome, entry.license_keys, entry)
+
+
+def _nobody_s(event: PurchaseEvent) -> PurchaseEvent:
+    note = "there is no such order here"
+    return msgspec.structs.replace(event, event=EventKind.IGNORED, told_as=event.event, inquiry=None, note=note)
