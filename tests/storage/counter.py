@@ -44,21 +44,8 @@ class Counter(BackRoom):
         self.inquiries = Inquiries(self.store, platforms, self.fulfilment, lambda: self.now)
         self.settlement = Settlement(self.store, platforms, self.inquiries, lambda: self.now)
 
-    def order(self, *products: str, order_id: str | None = None, **more: Any) -> Order:
-        items = tuple(OrderItem(product_id=name, name=name, price=5000) for name in products or ("wave",))
-        said: dict[str, Any] = {
-            "order_id": order_id or new_order_id(),
-            "number": new_number(NOW),
-            "source": "payu",
-            "merchant": "300746",
-            "email": "ann@example.com",
-            "name": "Ann Example",
-            "items": items,
-            "amount": 5000 * len(items),
-            "currency": "pln",
-            "placed_at": NOW,
-        }
-        return self.store.orders.place(Order(**(said | more)), NOW)
+    def order(self, *products: str, **more: Any) -> Order:
+        return self.store.orders.place(ordered(*products, **more), NOW)
 
     def tell(self, events: Iterable[PurchaseEvent]) -> list[Told]:
         return [told for event in events for told in self.settlement.hear([event])]
@@ -70,6 +57,24 @@ class Counter(BackRoom):
 
     def state(self, order: Order) -> OrderState:
         return self.settlement.state(self.file(order))
+
+
+def ordered(*products: str, **more: Any) -> Order:
+    """An order that is not placed yet."""
+    items = tuple(OrderItem(product_id=name, name=name, price=5000) for name in products or ("wave",))
+    said: dict[str, Any] = {
+        "order_id": new_order_id(),
+        "number": new_number(NOW),
+        "source": "payu",
+        "merchant": "300746",
+        "email": "ann@example.com",
+        "name": "Ann Example",
+        "items": items,
+        "amount": 5000 * len(items),
+        "currency": "pln",
+        "placed_at": NOW,
+    }
+    return Order(**(said | more))
 
 
 def notice(order: Order, kind: EventKind, at: int = 1, **more: Any) -> PurchaseEvent:
