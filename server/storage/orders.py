@@ -36,6 +36,8 @@ class FileOrderBook(OrderBook):
         self._forget()
 
     def _forget(self) -> None:
+        """The file is closed, too: where it was taken away, nothing may be appended to what no name leads to."""
+        self.log.close()
         self.log.mark = START
         self._places: defaultdict[int, array[int]] = defaultdict(lambda: array("Q"))
         self._placed: array[int] = array("Q")  # the places of all orders' first lines
@@ -103,8 +105,10 @@ class FileOrderBook(OrderBook):
             try:
                 self._catch_up()
                 yield
-            except (DamagedFile, OSError) as error:
-                raise StorageUnavailable(f"orders.jsonl cannot be read: {error}") from error
+            except DamagedFile as error:
+                raise StorageUnavailable(str(error)) from error
+            except OSError as error:
+                raise StorageUnavailable(f"{self.log.path.name} cannot be read: {error.strerror or error}") from error
 
     def _catch_up(self) -> None:
         try:
