@@ -157,7 +157,7 @@ class ChainedLog(Generic[L]):
             elif line.prev != (sealed or mark.head) or line.seq != mark.seq + 1:
                 is_next = line.seq == mark.seq + 1
                 if sealed:
-                    trouble = trouble or (unread, "the line cannot be read, and the one behind it does not vouch for it")
+                    trouble = trouble or (unread, "the line cannot be read, and nothing vouches for it")
                 else:
                     trouble = self._blamed(data, start, offset, raw) if is_next else (offset, "it does not belong here")
                 break
