@@ -123,17 +123,14 @@ class StripeApi:
         return self._client(QUICK, retries=1)
 
     def _client(self, timeout: tuple[float, float], retries: int) -> StripeClient:
-        import requests
         from stripe import RequestsClient, StripeClient
 
-        session = None
-        if is_loopback(self._base):
-            session = requests.Session()
-            session.trust_env = False  # no proxy stands before a stand-in
+        # An empty proxy is none, whatever the environment says: nothing stands before a stand-in.
+        proxy: Any = {"http": "", "https": ""} if is_loopback(self._base) else None
         return StripeClient(
             self._key,
             base_addresses={"api": self._base},
-            http_client=RequestsClient(timeout=timeout, session=session),
+            http_client=RequestsClient(timeout=timeout, proxy=proxy),
             max_network_retries=retries,
         )
 
