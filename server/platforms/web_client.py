@@ -93,6 +93,8 @@ def _asked(method: str, url: str, timeout: tuple[float, float], **more: Any) -> 
 
     with requests.Session() as session:
         session.trust_env = not is_loopback(url)  # no proxy stands before a stand-in
+        # Where a redirect could go is looked for even if it is not followed, and that reads the body away, unbounded.
+        session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]
         try:
             asked = session.request(method, url, timeout=timeout, allow_redirects=False, stream=True, **more)
             with asked as answered:
