@@ -35,6 +35,10 @@ class NoSuchSale(Disowned):
     """The platform knows no sale of this id, as opposed to one that it tells otherwise."""
 
 
+class NoJson(PlatformUnreachable):
+    """Something answers, but not the platform's API: a proxy, a firewall, a page for people."""
+
+
 def is_loopback(url: str) -> bool:
     return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
 
@@ -50,6 +54,28 @@ def post(url: str, body: bytes, params: Mapping[str, str], headers: Mapping[str,
     """Status and body of a POST, whatever the status. Raises PlatformUnreachable, in whose words no parameter is."""
     with _asked("POST", url, QUICK, params=dict(params), headers=dict(headers), data=body) as answered:
         return answered.status_code, Document.from_json(_body(answered, sum(QUICK), _host(url)))
+
+
+def send(
+    method: str,
+    url: str,
+    body: bytes = b"",
+    headers: Mapping[str, str] = {},
+    timeout: tuple[float, float] | None = None,
+) -> tuple[int, Document]:
+    """Status and JSON body of any request, whatever the status, in QUICK time unless told otherwise; redirects are not
+    followed. Raises PlatformUnreachable: NoJson where what comes is none, RateLimited for a 429."""
+    seconds, host = timeout or QUICK, _host(url)
+    with _asked(method, url, seconds, data=body, headers=dict(headers)) as answered:
+        status, kind = answered.status_code, answered.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if status == 429:
+            raise RateLimited(f"{host} wants to be asked more slowly", seconds_of(answered.headers.get("Retry-After")))
+        if kind != "application/json" and not kind.endswith("+json"):
+            raise NoJson(f"{host} answers {status} with {kind[:40] or 'something'} in place of JSON")
+        try:
+            return status, Document.from_json(_body(answered, sum(seconds), host))
+        except BadRequest:
+            raise NoJson(f"{host} answers {status} with something that is not JSON") from None
 
 
 def clock_of(url: str) -> datetime:
