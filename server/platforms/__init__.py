@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from server.platforms.base import Platform, WebhookRequest
+from server.platforms.easypaisa import EasyPaisa
 from server.platforms.gumroad import Gumroad
+from server.platforms.jazzcash import JazzCash
 from server.platforms.jvzoo import JVZoo
 from server.platforms.stripe import Stripe
 
@@ -11,6 +13,8 @@ PLATFORMS: dict[str, type[Platform]] = {
     Gumroad.name: Gumroad,
     JVZoo.name: JVZoo,
     Stripe.name: Stripe,
+    JazzCash.name: JazzCash,
+    EasyPaisa.name: EasyPaisa,
 }
 
 __all__ = ["PLATFORMS", "Platform", "WebhookRequest"]
