@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from server.domain.license import License, Reason
+from server.domain.order import Order
 from server.domain.purchase import Entry, EventKind, Outcome
+from server.errors import StorageUnavailable
 from server.services.letters import DEAD_LETTER, DELIVERY, PAYMENT_FAILED, REFUND, REINSTATED, RENEWAL, UNMAPPED
 from server.storage.base import Letter, Store
 
@@ -57,6 +61,14 @@ class LetterSubjects:
         if newest is None or newest.seq == letter.seq:
             return newest
         return next((entry for entry in self._store.history(newest.names()) if entry.seq == letter.seq), newest)
+
+    def order(self, entry: Entry | None) -> Order | None:
+        """The order that an entry is about; a letter goes out without its number where the book cannot be read."""
+        file = None
+        if entry is not None and entry.order_id:
+            with suppress(StorageUnavailable):
+                file = self._store.orders.find(entry.order_id)
+        return file.order if file else None
 
     def licenses(self, letter: Letter) -> dict[str, License]:
         """The licenses to write about, by key; a delivery leaves out those that are gone for good."""

@@ -23,6 +23,7 @@ import msgspec
 from server.domain import keys
 from server.domain.catalogue import EMPTY, Catalogue
 from server.domain.license import License
+from server.domain.order import Order
 from server.domain.purchase import Entry, EventKind, Inquiry, Outcome
 from server.services.letters import DELIVERY, INQUIRIES, is_domain, mail_address
 from server.settings import Settings
@@ -30,11 +31,13 @@ from server.storage.base import Letter
 
 
 class Matter(msgspec.Struct, frozen=True, kw_only=True):
-    """What a letter is about, as it stands when it is written; `dead` are the letters that an alert is about."""
+    """What a letter is about, as it stands when it is written; `order` is the one of our own that the entry is about,
+    `dead` are the letters that an alert is about."""
 
     now: datetime
     catalogue: Catalogue = EMPTY
     entry: Entry | None = None
+    order: Order | None = None
     licenses: Mapping[str, License] = {}
     dead: Sequence[Letter] = ()
 
@@ -111,7 +114,8 @@ def _words(letter: Letter, matter: Matter) -> dict[str, object]:
         "name": _greeted(letter, entry, first),
         "items": [_item(key, license.at(matter.now), matter) for key, license in licenses.items()],
         "purchase": _purchase(letter, matter, product, first),
-        "details": list(_details(entry, licenses)) if entry else [],
+        "details": list(_details(entry, licenses, matter.order)) if entry else [],
+        "order": matter.order.number if matter.order else "",
         "shop": SHOPS.get(entry.source, "") if entry else "",
         "source": clean(entry.source if entry else "", 40),
         "until": _validity(entry.expiry_date if entry else None),
@@ -139,7 +143,8 @@ def _product(matter: Matter, first: License | None) -> str:
     for product_id in ids:
         if product := matter.catalogue.find(product_id):
             return clean(product.name)
-    return clean((entry.product_name if entry else None) or ids[0] or ids[1]) or "your purchase"
+    ordered = ", ".join(item.name for item in matter.order.items) if matter.order else ""
+    return clean((entry.product_name if entry else None) or ids[0] or ids[1] or ordered) or "your purchase"
 
 
 def _greeted(letter: Letter, entry: Entry | None, first: License | None) -> str:
@@ -194,10 +199,11 @@ def _facts(product: str, moment: datetime, source: str, reference: str | None) -
     return [(label, value) for label, value in found if value]
 
 
-def _details(entry: Entry, licenses: Iterable[str]) -> Iterator[tuple[str, str]]:
+def _details(entry: Entry, licenses: Iterable[str], order: Order | None) -> Iterator[tuple[str, str]]:
     """By what the owner finds the sale again; keys by their public names, since alerts get forwarded."""
-    if entry.customer_name or entry.email:
-        yield "Customer", clean(f"{entry.customer_name or ''} {entry.email or ''}", 200)
+    name, email = (order.name, order.email) if order else (entry.customer_name, entry.email)
+    if name or email:
+        yield "Customer", clean(f"{name or ''} {email or ''}", 200)
     if entry.price is not None:
         yield "Price", clean(f"{entry.price} {(entry.currency or '').upper()}", 40)
     if entry.source_product_id:

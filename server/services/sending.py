@@ -110,10 +110,12 @@ class Sender:
     def compose(self, letter: Letter) -> EmailMessage:
         """A letter that cannot be written, for a reason that nobody thought of, must not hold up the others either."""
         try:
+            entry = self.subjects.entry(letter)
             matter = Matter(
                 now=self.clock(),
                 catalogue=self._catalogue.current(),
-                entry=self.subjects.entry(letter),
+                entry=entry,
+                order=self.subjects.order(entry),
                 licenses=self.subjects.licenses(letter),
                 dead=self.subjects.dead(letter) if letter.kind == DEAD_LETTER else (),
             )
