@@ -69,18 +69,12 @@ class Settlement:
         if event.inquiry is Inquiry.ORDER:
             return self._hint(event)
         if event.order_id is None or event.event not in STEPS:
-            return [self._recorded(entry) for entry in self._inquiries.record([event])]
+            return [_told(entry) for entry in self._inquiries.record([event])]
         file = self._store.orders.find(event.order_id)
         if file is None:
             return [_told(entry) for entry in self._inquiries.record([_nobody_s(event)])]
         self._step(file, event)
         return [Told(Outcome.PENDING if event.event is EventKind.PENDING else Outcome.RECORDED)]
-
-    def _recorded(self, entry: Entry) -> Told:
-        """What was told of an order and is not believed stands in its own lines, too."""
-        if entry.is_withdrawn and entry.order_id and (file := self._store.orders.find(entry.order_id)):
-            self._note(file, Step.SUSPICIOUS, entry.note)
-        return _told(entry)
 
     def _hint(self, event: PurchaseEvent) -> list[Told]:
         """Something happened to an order: the platform is asked what. A hint that anybody may give is not even written
