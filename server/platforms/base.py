@@ -16,6 +16,7 @@ from server.domain.order import Order
 from server.domain.purchase import CHARGES, EventKind, PurchaseEvent
 from server.errors import BadRequest, PlatformOff, Unprocessable, Unverified
 from server.settings import Settings
+from server.storage.base import Shelf
 
 
 class WebhookRequest(msgspec.Struct, frozen=True):
@@ -70,8 +71,8 @@ class Platform(ABC):
 
     name: ClassVar[str]
     confirms_sales: bool = False  # whether its API can be asked for one sale
-    proves_notices: ClassVar[bool] = True  # whether only the platform can have sent its notices
     hides_keys: ClassVar[bool] = False  # whether its notices may come from anybody, and are told no license key
+    proves_notices: ClassVar[bool] = True  # False: anybody can send them, so one about an unknown order leaves no trace
     methods: ClassVar[frozenset[str]] = frozenset({"POST"})
 
     def __init__(self, secret: str | None) -> None:
@@ -169,10 +170,14 @@ class Checkout(ABC):
     is_test: bool = False
     merchant: str = ""
 
+    def use_shelf(self, shelf: Shelf, clock: Callable[[], datetime]) -> None:
+        """Where things lie that all workers share, such as a token; called once, before the platform is asked."""
+        return
+
     @abstractmethod
     def begin(self, order: Order, way: Way) -> Begun:
-        """Make the order known there. Repeated, it is still one order. Raises PlatformUnreachable; Unprocessable, with
-        what the platform objects to."""
+        """Make the order known there. Repeated, it is still one order. Raises PlatformUnreachable; AlreadyBegun, where
+        the answer to an earlier try was lost; Unprocessable, with what the platform objects to."""
 
     @abstractmethod
     def ask(self, order: Order, reference: str | None) -> list[PurchaseEvent]:
@@ -185,8 +190,13 @@ class Checkout(ABC):
         return None
 
     def continued(self, order: Order, way: Way, query: Mapping[str, str]) -> Form | None:
-        """What the buyer's browser still has to send, by what it brought back; None when it is back for good."""
+        """What the browser of a buyer who came to `way.back` with this query still has to send to the platform before
+        he can pay; None where he is back for good. Nothing that stands in the query is believed."""
         return None
+
+    def phone_of(self, told: str) -> str:
+        """The buyer's number as the platform wants it. Raises Unprocessable."""
+        return told
 
 
 class RefundState(StrEnum):

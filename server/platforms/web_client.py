@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -40,6 +41,10 @@ class NoSuchSale(Disowned):
     """The platform knows no sale of this id, as opposed to one that it tells otherwise."""
 
 
+class NoJson(PlatformUnreachable):
+    """Something answers, but not the platform's API: a proxy, a firewall, a page for people."""
+
+
 def is_loopback(url: str) -> bool:
     return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
 
@@ -61,17 +66,22 @@ def send(
     method: str,
     url: str,
     body: bytes = b"",
-    headers: Mapping[str, str] = {},
+    headers: Mapping[str, str] = MappingProxyType({}),
     timeout: tuple[float, float] | None = None,
 ) -> tuple[int, Document]:
-    """Status and JSON object of any request, whatever the status, a redirect's too; in QUICK time unless told
-    otherwise. Raises PlatformUnreachable, in whose words is nothing of what was sent; RateLimited after a 429."""
-    host = _host(url)
-    with _asked(method, url, timeout or QUICK, headers=dict(headers), content=body) as answered:
-        said = _body(answered, host)
-        if answered.status_code == 429:
+    """Status and JSON of any request, whatever the status, a redirect's too; a list is the `data` of an object. In
+    QUICK time unless told otherwise. Raises PlatformUnreachable, in whose words is nothing of what was sent: NoJson
+    where what comes is none, RateLimited after a 429."""
+    host, told = _host(url), {"Accept": "application/json"} | dict(headers)
+    with _asked(method, url, timeout or QUICK, headers=told, content=body) as answered:
+        status, said = answered.status_code, _body(answered, host)
+        if status == 429:
             raise _limited(answered, host)
-        return answered.status_code, _object(answered.status_code, said, host)
+        try:
+            return status, _told(answered.headers.get("Content-Type"), said)
+        except BadRequest:
+            why = f"{host} answers {status} with something that is not JSON"
+            raise NoJson(why, is_refused=status in (401, 403)) from None
 
 
 def clock_of(url: str) -> datetime:
@@ -176,6 +186,13 @@ def _object(status: int, body: bytes, host: str) -> Document:
 
 def _limited(answered: Response, host: str) -> RateLimited:
     return RateLimited(f"{host} wants to be asked more slowly", seconds_of(answered.headers.get("Retry-After")))
+
+
+def _told(content_type: str | None, body: bytes) -> Document:
+    kind = (content_type or "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise BadRequest("body: not JSON")
+    return Document.from_json(b'{"data":' + body + b"}" if body.lstrip()[:1] == b"[" else body)
 
 
 def _why(status: int, body: bytes) -> str:

@@ -18,7 +18,15 @@ import msgspec
 
 from server.domain import money
 from server.domain.order import OPEN, Order, OrderFile, OrderLine, OrderState, Step, new_number, new_order_id, state_of
-from server.errors import Conflict, KeyledgerError, NotFound, PlatformOff, PlatformUnreachable, Unprocessable
+from server.errors import (
+    AlreadyBegun,
+    Conflict,
+    KeyledgerError,
+    NotFound,
+    PlatformOff,
+    PlatformUnreachable,
+    Unprocessable,
+)
 from server.platforms.base import Begun, Checkout, Form, Platform, Way
 from server.services.letters import mail_address
 from server.services.packages import Packages
@@ -130,14 +138,9 @@ class Desk:
         return code
 
     def _phone(self, wish: Wish, checkout: Checkout) -> str | None:
-        digits = "".join(c for c in wish.phone or "" if c not in " -()")
-        if digits.startswith(("+92", "0092")):
-            digits = "0" + digits.removeprefix("+92").removeprefix("0092")
-        if checkout.needs_phone and not (
-            digits.isascii() and digits.isdigit() and len(digits) == 11 and digits[:2] == "03"
-        ):
-            raise Unprocessable("phone: the number of a mobile account is needed, as 03XXXXXXXXX")
-        return digits[:32] or None
+        if checkout.needs_phone:
+            return checkout.phone_of(wish.phone or "")
+        return " ".join((wish.phone or "").split()) or None
 
     def _allowed(self, field: str, url: str | None) -> str | None:
         """Only where the owner lets his own pages be: else anybody could send buyers anywhere in his name."""
@@ -167,6 +170,10 @@ class Desk:
             return self._ask_buyer(checkout, order, way)
         try:
             begun = checkout.begin(order, way)
+        except AlreadyBegun as error:  # the buyer never saw its page: he is to order again
+            self._note(order, Step.BEGUN, Begun(error.reference))
+            self._note(order, Step.CANCELLED)
+            raise Conflict(f"order {order.number} cannot be paid any more: order again", "ORDER_LOST") from None
         except PlatformUnreachable as error:
             raise PlatformDown(order, error.detail) from None
         self._note(order, Step.BEGUN, begun)

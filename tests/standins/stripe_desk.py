@@ -84,7 +84,7 @@ class Desk:
         does = {"checkout/sessions": self._open, "refunds": self._give_back}.get(path)
         if does is None:
             raise Refused(f"Unrecognized request URL (POST: {asked.path}).", 404)
-        fields, key = _nested(asked.form), asked.headers.get("Idempotency-Key")
+        fields, key = _nested(asked.form()), asked.headers.get("Idempotency-Key")
         with self._lock:
             self.sent.append(Sent(path, fields, key))
             known = self._known.get((is_live, key or ""))
@@ -320,10 +320,10 @@ def _go(url: str) -> Answer:
     return Answer(303, b"", {"Location": url})
 
 
-def _nested(form: list[tuple[str, str]]) -> Json:
+def _nested(form: dict[str, str]) -> Json:
     """`line_items[0][quantity]=1` as {"line_items": [{"quantity": "1"}]}."""
     found: Json = {}
-    for name, value in form:
+    for name, value in form.items():
         first, *rest = findall(r"[^\[\]]+", name)
         inner = found
         for step, following in zip([first, *rest], rest, strict=False):
