@@ -84,7 +84,7 @@ class Desk:
         does = {"checkout/sessions": self._open, "refunds": self._give_back}.get(path)
         if does is None:
             raise Refused(f"Unrecognized request URL (POST: {asked.path}).", 404)
-        fields, key = _nested(asked.form()), asked.headers.get("Idempotency-Key")
+        fields, key = _nested(asked.form), asked.headers.get("Idempotency-Key")
         with self._lock:
             self.sent.append(Sent(path, fields, key))
             known = self._known.get((is_live, key or ""))
