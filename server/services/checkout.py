@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
 import msgspec
@@ -35,6 +35,8 @@ from server.settings import Settings
 from server.storage.base import Store
 
 log = logging.getLogger(__name__)
+
+_JUST_NOW = timedelta(minutes=2)
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,15 +172,25 @@ class Desk:
             return self._ask_buyer(checkout, order, way)
         try:
             begun = checkout.begin(order, way)
-        except AlreadyBegun as error:  # the buyer never saw its page: he is to order again
-            self._note(order, Step.BEGUN, Begun(error.reference))
-            self._note(order, Step.CANCELLED)
-            raise Conflict(f"order {order.number} cannot be paid any more: order again", "ORDER_LOST") from None
+        except AlreadyBegun as error:
+            return self._begun_elsewhere(order, error, client)
         except PlatformUnreachable as error:
             raise PlatformDown(order, error.detail) from None
         self._note(order, Step.BEGUN, begun)
         watch(self._store, order.order_id, self._clock())
         return begun
+
+    def _begun_elsewhere(self, order: Order, error: AlreadyBegun, client: str) -> Begun:
+        """Another request begins it just now; or began it and was killed before it could write down where it is paid:
+        then no buyer ever saw that page, and he is to order again."""
+        file = self._store.orders.find(order.order_id)
+        if file is not None and file.of(Step.BEGUN):
+            return self.begin(file, client)
+        if self._clock() < order.placed_at + _JUST_NOW:
+            raise PlatformDown(order, error.detail) from None
+        self._note(order, Step.BEGUN, Begun(error.reference))
+        self._note(order, Step.CANCELLED)
+        raise Conflict(f"order {order.number} cannot be paid any more: order again", "ORDER_LOST")
 
     def _ask_buyer(self, checkout: Checkout, order: Order, way: Way) -> Begun:
         """The platform rings the buyer's phone and answers when he has agreed: up to two minutes. That it was asked is
