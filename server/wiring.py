@@ -14,11 +14,12 @@ from server.platforms import PLATFORMS, Platform
 from server.services.audit import PurchaseAuditLog
 from server.services.caretaker import Caretaker, threads_run
 from server.services.catalogue_file import CatalogueFile
+from server.services.customers import Customers
 from server.services.fulfilment import Fulfilment
 from server.services.inquiries import Inquiries
 from server.services.letters import DAMAGED
 from server.services.license_manager import LicenseManager
-from server.services.limits import RateLimits
+from server.services.limits import SLOWER, RateLimits
 from server.services.mailer import ConsoleMailer, Mailer, SmtpMailer
 from server.services.outbox import Outbox
 from server.services.seats import Seats
@@ -41,6 +42,7 @@ class Services:
     inquiries: Inquiries
     licenses: LicenseManager
     outbox: Outbox
+    customers: Customers
     audit: PurchaseAuditLog
     limits: RateLimits | None
 
@@ -68,6 +70,7 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
     platforms = {name: made for name, kind in PLATFORMS.items() if (made := kind.from_settings(settings))}
     inquiries = Inquiries(store, platforms, fulfilment, clock)
     licenses = LicenseManager(store, catalogue, fulfilment, clock)
+    outbox = Outbox(store, _mailer(settings), catalogue, inquiries, settings, clock)
     return Services(
         settings=settings,
         clock=clock,
@@ -77,7 +80,8 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
         fulfilment=fulfilment,
         inquiries=inquiries,
         licenses=licenses,
-        outbox=Outbox(store, _mailer(settings), catalogue, inquiries, settings, clock),
+        outbox=outbox,
+        customers=Customers(store, catalogue, outbox, settings, clock),
         audit=PurchaseAuditLog(store),
         limits=_limits(settings, licenses.seats),
     )
@@ -107,7 +111,8 @@ def _limits(settings: Settings, seats: Seats) -> RateLimits | None:
     rate = Rate.of(settings.rate_limit)
     if rate is None:
         return None
-    return RateLimits(LimitTable(settings.data_dir / "limits.table", settings.secret_key[0]), rate, seats)
+    longest = rate.period * max(SLOWER.values())
+    return RateLimits(LimitTable(settings.data_dir / "limits.table", settings.secret_key[0], longest), rate, seats)
 
 
 def _mailer(settings: Settings) -> Mailer:

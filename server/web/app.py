@@ -15,7 +15,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import MapAdapter, Rule
 from werkzeug.wsgi import get_host
 
-from server.web import docs, health, jvzoo_doors, licenses, limits, logs, older, openapi, owner, webhooks
+from server.web import docs, health, jvzoo_doors, licenses, limits, logs, me, older, openapi, owner, portal, webhooks
 from server.web.responses import MAX_BODY, register_errors
 from server.wiring import Services, caretakers
 
@@ -57,7 +57,7 @@ def make_app(services: Services) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # no redirects: they repeat the query, with its secret, to any Host
     app.extensions["keyledger"] = services
-    for room in (webhooks, jvzoo_doors, licenses, owner, older, health, openapi, docs):
+    for room in (webhooks, jvzoo_doors, licenses, owner, me, portal, older, health, openapi, docs):
         app.register_blueprint(room.blueprint)
     app.know_busy_paths([VALIDATE, *(f"{WEBHOOKS}/{name}" for name in services.platforms)])
     register_errors(app)

@@ -176,7 +176,12 @@ class StoreContract(ABC):
             assert (found["KEY-1"].is_active, found["KEY-2"].is_active) == (False, True)
 
     def test_licenses_are_found_by_the_address_they_belong_to_now(self, store, another):
-        keep(store, sold(1, email="Ann@Example.com"), sold(2, email=" ann@example.com "), sold(3, email="bob@example.com"))
+        keep(
+            store,
+            sold(1, email="Ann@Example.com"),
+            sold(2, email=" ann@example.com "),
+            sold(3, email="bob@example.com"),
+        )
         moved = {"source": "owner", "email": "bob@example.com"}
         store.tidy(force=True)
         keep(store, sold(4), entry(EventKind.OWNER_TRANSFER, "owner:1", said=moved, license_keys=("KEY-1",)))
