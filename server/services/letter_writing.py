@@ -23,7 +23,7 @@ import msgspec
 from server.domain import keys
 from server.domain.catalogue import EMPTY, Catalogue
 from server.domain.license import License
-from server.domain.order import Order
+from server.domain.order import Order, OrderItem
 from server.domain.purchase import Entry, EventKind, Inquiry, Outcome
 from server.services.letters import DELIVERY, INQUIRIES, is_domain, mail_address
 from server.settings import Settings
@@ -31,20 +31,27 @@ from server.storage.base import Letter
 
 
 class Matter(msgspec.Struct, frozen=True, kw_only=True):
-    """What a letter is about, as it stands when it is written; `order` is the one of our own that the entry is about,
-    `dead` are the letters that an alert is about."""
+    """What a letter is about, as it stands when it is written; `dead` are the letters that an alert is about.
+
+    `order` is the order of our own that it is for, `sign_in` a link to the account that the letter brings.
+    """
 
     now: datetime
     catalogue: Catalogue = EMPTY
     entry: Entry | None = None
-    order: Order | None = None
     licenses: Mapping[str, License] = {}
     dead: Sequence[Letter] = ()
+    order: Order | None = None
+    sign_in: str | None = None
 
 
 def render(letter: Letter, matter: Matter, settings: Settings) -> EmailMessage:
     """The whole letter. Raises BadAddress."""
-    own = {"reply": settings.owner_email is not None, "server": clean(settings.app_url)}
+    own = {
+        "reply": settings.owner_email is not None,
+        "server": clean(settings.app_url),
+        "portal": f"{settings.app_url}/portal",
+    }
     words = _words(letter, matter) | own
     sender = settings.from_email or settings.owner_email or "keyledger@localhost"
     message = EmailMessage(policy=SMTP)
@@ -115,7 +122,6 @@ def _words(letter: Letter, matter: Matter) -> dict[str, object]:
         "items": [_item(key, license.at(matter.now), matter) for key, license in licenses.items()],
         "purchase": _purchase(letter, matter, product, first),
         "details": list(_details(entry, licenses, matter.order)) if entry else [],
-        "order": matter.order.number if matter.order else "",
         "shop": SHOPS.get(entry.source, "") if entry else "",
         "source": clean(entry.source if entry else "", 40),
         "until": _validity(entry.expiry_date if entry else None),
@@ -127,6 +133,8 @@ def _words(letter: Letter, matter: Matter) -> dict[str, object]:
         "text": clean(letter.text, 2000),
         "dead": [_dead(one) for one in matter.dead],
         "provisional": _is_provisional(entry, first),
+        "order": matter.order.number if matter.order else None,
+        "sign_in": matter.sign_in,
         "is_test": bool(first.is_test if first else entry and entry.is_test),
     }
 
@@ -139,12 +147,27 @@ def _is_provisional(entry: Entry | None, first: License | None) -> bool:
 def _product(matter: Matter, first: License | None) -> str:
     """As today's catalogue calls it, else as the platform does."""
     entry = matter.entry
+    if matter.order and len(matter.order.items) > 1:
+        return _and(_ordered_name(item, matter.catalogue) for item in matter.order.items)
     ids = [entry.product_id if entry else None, first.product_id if first else None]
     for product_id in ids:
         if product := matter.catalogue.find(product_id):
             return clean(product.name)
-    ordered = ", ".join(item.name for item in matter.order.items) if matter.order else ""
+    ordered = matter.order.items[0].name if matter.order else None
     return clean((entry.product_name if entry else None) or ids[0] or ids[1] or ordered) or "your purchase"
+
+
+def _ordered_name(item: OrderItem, catalogue: Catalogue) -> str:
+    product = catalogue.find(item.product_id)
+    return clean(product.name if product else item.name)
+
+
+def _and(names: Iterable[str]) -> str:
+    """Wave, Team and Studio; a long list ends in how many more there are."""
+    found = list(names)
+    if len(found) > 4:
+        found = [*found[:3], f"{len(found) - 3} more"]
+    return f"{', '.join(found[:-1])} and {found[-1]}"
 
 
 def _greeted(letter: Letter, entry: Entry | None, first: License | None) -> str:
@@ -185,6 +208,8 @@ def _trouble(entry: Entry) -> str:
 def _purchase(letter: Letter, matter: Matter, product: str, first: License | None) -> Facts:
     """The purchase by which a customer knows the license, which is not always the line that the letter is owed for."""
     entry = matter.entry
+    if letter.kind == DELIVERY and first and matter.order:
+        return _order_facts(product, first.created_date, matter.order)
     if letter.kind == DELIVERY and first:
         return _facts(product, first.created_date, first.purchase_source, first.purchase_id)
     if entry is None:
@@ -199,9 +224,17 @@ def _facts(product: str, moment: datetime, source: str, reference: str | None) -
     return [(label, value) for label, value in found if value]
 
 
+def _order_facts(product: str, moment: datetime, order: Order) -> Facts:
+    return [
+        *_facts(product, moment, order.source, None),
+        ("Order", order.number),
+        ("Paid", f"{order.price} {order.currency.upper()}"),
+    ]
+
+
 def _details(entry: Entry, licenses: Iterable[str], order: Order | None) -> Iterator[tuple[str, str]]:
     """By what the owner finds the sale again; keys by their public names, since alerts get forwarded."""
-    name, email = (order.name, order.email) if order else (entry.customer_name, entry.email)
+    name, email = entry.customer_name or (order and order.name), entry.email or (order and order.email)
     if name or email:
         yield "Customer", clean(f"{name or ''} {email or ''}", 200)
     if entry.price is not None:

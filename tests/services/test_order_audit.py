@@ -118,10 +118,10 @@ def test_the_owner_s_letter_names_the_order_and_what_to_do(counter: Counter, tmp
     (told,) = counter.tell([paid(order, price="1.00")])
     (letter,) = letters_owed(told.entry, "owner@shop.example")
     assert letter.kind == SUSPICIOUS
-    subjects = LetterSubjects(counter.store)
+    subjects = LetterSubjects(counter.store, lambda: NOW)
     matter = Matter(now=NOW, entry=told.entry, order=subjects.order(told.entry))
     message = render(letter, matter, settings_for(tmp_path))
-    assert message["Subject"] == "A notice that does not fit its order: wave, team"
+    assert message["Subject"] == "A notice that does not fit its order: wave and team"
     said = " ".join(message.get_body(("plain",)).get_content().split())
     assert f"PayU told something of order {order.number} that does not agree with it: 1.00 pln is not" in said
     assert "Look the payment up at PayU." in said
