@@ -281,6 +281,11 @@ class Desk:
             self._tell("refund.failed", made, paid["livemode"])
         self._deliver_unless_held()
 
+    def forget_keys(self) -> None:
+        """As Stripe does a day later."""
+        with self._lock:
+            self._known.clear()
+
     # ---------------------------------------------------------------------------------------------- what is told
     def _tell(self, type: str, about: Json, is_live: bool, previous: Json | None = None) -> None:
         id = f"evt_s{next(self._serial)}"
