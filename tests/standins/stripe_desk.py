@@ -93,7 +93,10 @@ class Desk:
                 if key:
                     self._known[is_live, key] = (path, fields, answer)
                 known = (path, fields, answer)
-            elif known[:2] != (path, fields):
+            elif known[:2] == (path, fields):
+                replayed = known[2].headers | {"Idempotent-Replayed": "true"}
+                known = (path, fields, Answer(known[2].status, known[2].body, replayed))
+            else:
                 raise Refused(
                     "Keys for idempotent requests can only be used with the same parameters they were first used with. "
                     f"Try using a key other than '{key}' if you meant to execute a different request.",
