@@ -11,6 +11,7 @@ KeyledgerError
 ├── Unverified              a webhook's proof is missing or wrong
 │   └── BadSignature        the same, told as 400 where the platform expects that
 ├── PlatformUnreachable     a platform's API cannot be asked now; nothing is known
+│   └── AlreadyBegun        it has this order from an earlier try, and does not say again where it is paid
 ├── Disowned                a platform's API says that what was told in its name is not so
 ├── Unauthorized            the owner's bearer token is missing or wrong
 ├── Conflict                the request contradicts what is already there
@@ -83,6 +84,15 @@ class PlatformUnreachable(KeyledgerError):
     def __init__(self, detail: str, is_refused: bool = False) -> None:
         super().__init__(detail)
         self.is_refused = is_refused
+
+
+class AlreadyBegun(PlatformUnreachable):
+    """`reference` is the platform's own id of the order, where it tells it. The line of whoever got the first answer
+    is the truth; where nobody did, the order can only expire."""
+
+    def __init__(self, detail: str, reference: str | None = None) -> None:
+        super().__init__(detail)
+        self.reference = reference
 
 
 class Disowned(KeyledgerError):

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from server.domain.rate import Rate
 from server.errors import StorageUnavailable
 from server.platforms import PLATFORMS, Platform
+from server.platforms.base import Checkout
 from server.services.audit import PurchaseAuditLog
 from server.services.caretaker import Caretaker, threads_run
 from server.services.catalogue_file import CatalogueFile
@@ -74,6 +75,9 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
     catalogue.current()  # a broken one is told at the start, not with the first sale
     fulfilment = Fulfilment(store, catalogue, settings.license_secret, clock)
     platforms = {name: made for name, kind in PLATFORMS.items() if (made := kind.from_settings(settings))}
+    for platform in platforms.values():
+        if isinstance(platform, Checkout):
+            platform.use_shelf(store.shelf, clock)
     inquiries = Inquiries(store, platforms, fulfilment, clock)
     settlement = Settlement(store, platforms, inquiries, clock)
     packages = Packages(catalogue)

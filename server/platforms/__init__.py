@@ -5,11 +5,13 @@ from __future__ import annotations
 from server.platforms.base import Platform, WebhookRequest
 from server.platforms.gumroad import Gumroad
 from server.platforms.jvzoo import JVZoo
+from server.platforms.payu import PayU
 from server.platforms.stripe import Stripe
 
 PLATFORMS: dict[str, type[Platform]] = {
     Gumroad.name: Gumroad,
     JVZoo.name: JVZoo,
+    PayU.name: PayU,
     Stripe.name: Stripe,
 }
 

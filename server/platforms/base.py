@@ -16,6 +16,7 @@ from server.domain.order import Order
 from server.domain.purchase import CHARGES, EventKind, PurchaseEvent
 from server.errors import BadRequest, PlatformOff, Unprocessable, Unverified
 from server.settings import Settings
+from server.storage.base import Shelf
 
 
 class WebhookRequest(msgspec.Struct, frozen=True):
@@ -169,10 +170,14 @@ class Checkout(ABC):
     is_test: bool = False
     merchant: str = ""
 
+    def use_shelf(self, shelf: Shelf, clock: Callable[[], datetime]) -> None:
+        """Where things lie that all workers share, such as a token; called once, before the platform is asked."""
+        return
+
     @abstractmethod
     def begin(self, order: Order, way: Way) -> Begun:
-        """Make the order known there. Repeated, it is still one order. Raises PlatformUnreachable; Unprocessable, with
-        what the platform objects to."""
+        """Make the order known there. Repeated, it is still one order. Raises PlatformUnreachable; AlreadyBegun, where
+        the answer to an earlier try was lost; Unprocessable, with what the platform objects to."""
 
     @abstractmethod
     def ask(self, order: Order, reference: str | None) -> list[PurchaseEvent]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -50,6 +51,30 @@ def post(url: str, body: bytes, params: Mapping[str, str], headers: Mapping[str,
     """Status and body of a POST, whatever the status. Raises PlatformUnreachable, in whose words no parameter is."""
     with _asked("POST", url, QUICK, params=dict(params), headers=dict(headers), data=body) as answered:
         return answered.status_code, Document.from_json(_body(answered, sum(QUICK), _host(url)))
+
+
+def send(
+    method: str,
+    url: str,
+    body: bytes = b"",
+    headers: Mapping[str, str] = MappingProxyType({}),
+    timeout: tuple[float, float] | None = None,
+) -> tuple[int, Document]:
+    """Status and JSON body of any request, whatever the status; a list is the `data` of an object. A redirect is an
+    answer like any other, and is not followed. Raises PlatformUnreachable for what is no JSON: `is_refused` where the
+    status says that the credentials are not taken."""
+    more = {"headers": {"Accept": "application/json"} | dict(headers), "data": body}
+    with _asked(method, url, timeout or QUICK, **more) as answered:
+        status, found = answered.status_code, _body(answered, sum(timeout or QUICK), _host(url))
+        if status == 429:
+            raise RateLimited(
+                f"{_host(url)} wants to be asked more slowly", seconds_of(answered.headers.get("Retry-After"))
+            )
+        try:
+            return status, _told(answered.headers.get("Content-Type"), found)
+        except BadRequest:
+            why = f"{_host(url)} answers {status} with something that is not JSON"
+            raise PlatformUnreachable(why, is_refused=status in (401, 403)) from None
 
 
 def clock_of(url: str) -> datetime:
@@ -104,6 +129,15 @@ def _document(answered: Response, body: bytes, host: str) -> Document:
         return Document.from_json(body)
     except BadRequest:
         raise PlatformUnreachable(f"{host} answers {status} with something that is not JSON") from None
+
+
+def _told(content_type: str | None, body: bytes) -> Document:
+    kind = (content_type or "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise BadRequest("body: not JSON")
+    if body.lstrip()[:1] == b"[":
+        return Document.from_json(b'{"data":' + body + b"}")
+    return Document.from_json(body)
 
 
 def _why(status: int, body: bytes) -> str:

@@ -25,11 +25,20 @@ class Asked:
     path: str
     query: list[tuple[str, str]]
     headers: Message
+    body: bytes = b""
 
     @classmethod
-    def read(cls, method: str, target: str, headers: Message) -> Asked:
+    def read(cls, method: str, target: str, headers: Message, body: bytes = b"") -> Asked:
         url = urlsplit(target)
-        return cls(method, url.path, parse_qsl(url.query, keep_blank_values=True), headers)
+        return cls(method, url.path, parse_qsl(url.query, keep_blank_values=True), headers, body)
+
+    @property
+    def content_type(self) -> str:
+        return self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+    @property
+    def form(self) -> dict[str, str]:
+        return dict(parse_qsl(self.body.decode(), keep_blank_values=True))
 
     def find(self, name: str) -> str | None:
         return next((value for key, value in self.query if key == name), None)
@@ -176,8 +185,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _reply(self) -> None:
         assert isinstance(self.server, _Server)
         with contextlib.suppress(ConnectionError):  # a client that did not wait
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            answer = self.server.standin.take(Asked.read(self.command, self.path, self.headers))
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            answer = self.server.standin.take(Asked.read(self.command, self.path, self.headers, body))
             if answer is not None:
                 self._write(answer)
 
