@@ -25,9 +25,11 @@ from server.web import (
     logs,
     older,
     openapi,
+    order_page,
     owner,
     packages,
     pay,
+    shop,
     webhooks,
 )
 from server.web.responses import MAX_BODY, register_errors
@@ -71,7 +73,21 @@ def make_app(services: Services) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # no redirects: they repeat the query, with its secret, to any Host
     app.extensions["keyledger"] = services
-    for room in (webhooks, jvzoo_doors, licenses, packages, checkout, pay, owner, older, health, openapi, docs):
+    for room in (
+        webhooks,
+        jvzoo_doors,
+        licenses,
+        packages,
+        checkout,
+        shop,
+        pay,
+        order_page,
+        owner,
+        older,
+        health,
+        openapi,
+        docs,
+    ):
         app.register_blueprint(room.blueprint)
     app.know_busy_paths([VALIDATE, *(f"{WEBHOOKS}/{name}" for name in services.platforms)])
     register_errors(app)

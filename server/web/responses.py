@@ -136,16 +136,26 @@ def _named(error: Exception) -> str:
 
 
 def register_errors(app: Flask) -> None:
-    app.register_error_handler(KeyledgerError, _told)
-    app.register_error_handler(HTTPException, _http)
+    app.register_error_handler(KeyledgerError, told)
+    app.register_error_handler(HTTPException, told_by_http)
     app.register_error_handler(Exception, _unforeseen)
 
 
-def _told(error: KeyledgerError) -> Response:
+def status_of(error: KeyledgerError) -> tuple[int, str]:
+    """Its status and title; what is our own trouble is logged."""
     status, title = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), (500, "Internal error"))
     if status >= 500:
         log.error("%s", error.detail, extra={"code": error.code})
-    response = error_answer(status, error.code, title, error.detail)
+    return status, title
+
+
+def told(error: KeyledgerError) -> Response:
+    status, title = status_of(error)
+    return with_headers_of(error, error_answer(status, error.code, title, error.detail))
+
+
+def with_headers_of(error: KeyledgerError, response: Response) -> Response:
+    """What an error's answer says beside its body."""
     if isinstance(error, TooManyRequests):
         response.headers["Retry-After"] = str(error.retry_after)
         response.headers["X-RateLimit-Limit"] = str(error.limit)
@@ -154,7 +164,7 @@ def _told(error: KeyledgerError) -> Response:
     return response
 
 
-def _http(error: HTTPException) -> Response:
+def told_by_http(error: HTTPException) -> Response:
     status = error.code or 500
     code = (error.name or "error").upper().replace(" ", "_")
     detail = "the body is larger than 256 KiB" if status == 413 else (error.description or error.name)

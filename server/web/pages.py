@@ -1,0 +1,69 @@
+"""Pages for people: made here, whole without a script, with nothing from elsewhere, in no cache and in no frame."""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import b64encode
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+from flask import Response, make_response, redirect, render_template, request
+
+from server.errors import BadRequest
+from server.web.responses import raw_body
+from server.web.services import services
+
+_TEMPLATES = Path(__file__).with_name("templates")
+STYLE = (_TEMPLATES / "pages.css").read_text()
+_PRIVATE = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}  # an address may hold a link to sign in
+_MOST_FIELDS = 50
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+_STYLE_HASH = _hash(STYLE)
+
+
+def script(name: str) -> str:
+    """A script of `templates/`, which a page holds in itself."""
+    return (_TEMPLATES / name).read_text()
+
+
+def page(template: str, status: int = 200, forms_to: str = "'self'", script: str = "", **words: object) -> Response:
+    """A template of `templates/`, which extends `page.html`. `forms_to` is where its forms may lead, `script` the only
+    one that runs."""
+    address = urlsplit(services().settings.app_url)
+    frame = {"style": STYLE, "base": address.path, "host": address.netloc, "csrf_token": None, "script": script}
+    response = make_response(render_template(template, **(frame | words)), status)
+    response.headers |= _PRIVATE | {"Content-Security-Policy": _policy(forms_to, script)}
+    return response
+
+
+def _policy(forms_to: str, script: str) -> str:
+    return (
+        f"default-src 'none'; base-uri 'none'; form-action {forms_to}; frame-ancestors 'none'; "
+        f"style-src {_STYLE_HASH}" + (f"; script-src {_hash(script)}" if script else "")
+    )
+
+
+def see_other(path: str) -> Response:
+    """To another page of ours, by its path alone: never to a host that a request names."""
+    response = make_response(redirect(urlsplit(services().settings.app_url).path + path, 303))
+    response.headers |= _PRIVATE
+    return response
+
+
+def form_fields() -> dict[str, str]:
+    """What a page's form sent, as it was typed. Raises BadRequest for what no form sends."""
+    try:
+        pairs = parse_qsl(raw_body().decode(), keep_blank_values=True, errors="strict", max_num_fields=_MOST_FIELDS)
+    except (ValueError, UnicodeError):
+        raise BadRequest("body: this is no form") from None
+    return dict(pairs)
+
+
+def wants_page() -> bool:
+    """Whether a person asks: browsers say so, programs do not."""
+    return "text/html" in request.headers.get("Accept", "")
