@@ -122,9 +122,9 @@ def welcome(settings: Settings, here: str) -> str:
 
 def webhook_urls(settings: Settings, base: str) -> dict[str, str]:
     """Of the platforms that are on. Secrets are shown on a terminal only: elsewhere this text ends in a log."""
-    url_secrets = {"gumroad": settings.gumroad_webhook_secret, "stripe": None, "jvzoo": settings.jvzoo_webhook_secret}
+    url_secrets = {"gumroad": settings.gumroad_webhook_secret, "jvzoo": settings.jvzoo_webhook_secret}
     urls = {
-        platform: f"{base}/api/v1/webhooks/{platform}{_query(platform, url_secrets[platform])}"
+        platform: f"{base}/api/v1/webhooks/{platform}{_query(platform, url_secrets.get(platform))}"
         for platform, kind in PLATFORMS.items()
         if kind.from_settings(settings) is not None
     }

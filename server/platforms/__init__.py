@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from server.platforms.base import Platform, WebhookRequest
+from server.platforms.easypaisa import EasyPaisa
 from server.platforms.gumroad import Gumroad
+from server.platforms.jazzcash import JazzCash
 from server.platforms.jvzoo import JVZoo
 from server.platforms.payu import PayU
 from server.platforms.stripe import Stripe
@@ -13,6 +15,8 @@ PLATFORMS: dict[str, type[Platform]] = {
     JVZoo.name: JVZoo,
     PayU.name: PayU,
     Stripe.name: Stripe,
+    JazzCash.name: JazzCash,
+    EasyPaisa.name: EasyPaisa,
 }
 
 __all__ = ["PLATFORMS", "Platform", "WebhookRequest"]

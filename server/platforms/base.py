@@ -71,8 +71,8 @@ class Platform(ABC):
 
     name: ClassVar[str]
     confirms_sales: bool = False  # whether its API can be asked for one sale
-    proves_notices: ClassVar[bool] = True  # whether only the platform can have sent its notices
     hides_keys: ClassVar[bool] = False  # whether its notices may come from anybody, and are told no license key
+    proves_notices: ClassVar[bool] = True  # False: anybody can send them, so one about an unknown order leaves no trace
     methods: ClassVar[frozenset[str]] = frozenset({"POST"})
 
     def __init__(self, secret: str | None) -> None:
@@ -190,8 +190,13 @@ class Checkout(ABC):
         return None
 
     def continued(self, order: Order, way: Way, query: Mapping[str, str]) -> Form | None:
-        """What the buyer's browser still has to send, by what it brought back; None when it is back for good."""
+        """What the browser of a buyer who came to `way.back` with this query still has to send to the platform before
+        he can pay; None where he is back for good. Nothing that stands in the query is believed."""
         return None
+
+    def phone_of(self, told: str) -> str:
+        """The buyer's number as the platform wants it. Raises Unprocessable."""
+        return told
 
 
 class RefundState(StrEnum):

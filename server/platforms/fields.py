@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from binascii import a2b_qp
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TypeVar
 from urllib.parse import parse_qsl, unquote_plus
@@ -54,6 +54,10 @@ class Fields:
 
     def __contains__(self, name: str) -> bool:
         return name in self._values
+
+    @property
+    def values(self) -> Mapping[str, str]:
+        return self._values
 
     def text(self, name: str) -> str | None:
         """None for a missing and for an empty field: forms cannot tell them apart."""

@@ -7,20 +7,34 @@ is never refused: what concerns nobody here is recorded as ignored.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Self
 
 import msgspec
 
+from server.domain.order import Order
 from server.domain.purchase import EventKind, PurchaseEvent
 from server.errors import BadSignature, Unprocessable
 from server.platforms import stripe_billing as billing
 from server.platforms import stripe_objects as objects
 from server.platforms import stripe_reversals as reversals
-from server.platforms.base import Page, Platform, Row, Trial, WebhookRequest, event_of_row, kind_of_row
+from server.platforms.base import (
+    Begun,
+    Checkout,
+    Page,
+    Platform,
+    Refunds,
+    RefundWord,
+    Row,
+    Trial,
+    Way,
+    WebhookRequest,
+    event_of_row,
+    kind_of_row,
+)
 from server.platforms.document import Document
 from server.platforms.stripe_api import StripeApi
+from server.platforms.stripe_checkout import StripeCheckout
 from server.settings import Settings
 
 TOLERANCE = 300  # seconds of age, as Stripe's own libraries have it
@@ -68,11 +82,15 @@ class Stripe(Platform):
         self._secrets, self._api = secrets, api
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self | None:
-        if not settings.stripe_webhook_secret:
+    def from_settings(cls, settings: Settings) -> Stripe | None:
+        """Without a key nothing can be sold here: it is no Checkout then, and takes only webhooks."""
+        secrets, key, base = settings.stripe_webhook_secret, settings.stripe_secret_key, settings.stripe_api_base
+        if not secrets:
             return None
-        key = settings.stripe_secret_key
-        return cls(settings.stripe_webhook_secret, StripeApi(key, settings.stripe_api_base) if key else None)
+        if not key:
+            return Stripe(secrets, None)
+        checkout = StripeCheckout(key, base, settings.stripe_payment_methods)
+        return StripeStoreFront(secrets, StripeApi(key, base), checkout)
 
     def verify(self, request: WebhookRequest) -> None:
         """Any of the secrets may have signed. The library raises a TypeError where a signature is not ASCII."""
@@ -128,6 +146,29 @@ class Stripe(Platform):
         event_id = {EventKind.SALE: f"{row.sale_id}:sale", EventKind.RENEWAL: f"{row.sale_id}:paid"}.get(kind)
         told = event_of_row(row, cls.name, event_id or f"{row.incident or row.sale_id}:{kind}", kind)
         return msgspec.structs.replace(told, may_issue=kind is EventKind.RENEWAL)
+
+
+class StripeStoreFront(Stripe, Checkout, Refunds):
+    """Stripe where there is a key to its API: it can sell our own packages, too."""
+
+    currency = "usd"
+
+    def __init__(self, secrets: tuple[str, ...], api: StripeApi, checkout: StripeCheckout) -> None:
+        super().__init__(secrets, api)
+        self._checkout = checkout
+        self.is_test = checkout.is_test
+
+    def begin(self, order: Order, way: Way) -> Begun:
+        return self._checkout.begin(order, way)
+
+    def ask(self, order: Order, reference: str | None) -> list[PurchaseEvent]:
+        return self._checkout.ask(order, reference)
+
+    def refund(self, order: Order, names: Sequence[str], amount: int, refund_id: str) -> RefundWord:
+        return self._checkout.refund(order, names, amount, refund_id)
+
+    def find_refund(self, order: Order, names: Sequence[str], refund_id: str) -> RefundWord | None:
+        return self._checkout.find_refund(order, names, refund_id)
 
 
 def _refunded_before(said: Occasion) -> int:

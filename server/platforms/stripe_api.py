@@ -47,10 +47,8 @@ class StripeApi:
             return self._questions[event.inquiry](event)
 
     def _ask_line_items(self, event: PurchaseEvent) -> PurchaseEvent:
-        found = self._found(
-            lambda: self._quick.v1.checkout.sessions.line_items.list(event.sale_id or "", {"limit": 100})
-        )
-        return objects.with_line_items(event, found.parts("data"))
+        lines = found(lambda: self._quick.v1.checkout.sessions.line_items.list(event.sale_id or "", {"limit": 100}))
+        return objects.with_line_items(event, lines.parts("data"))
 
     def _ask_payment(self, event: PurchaseEvent) -> PurchaseEvent:
         """The invoice that this payment paid, since a charge does not name it any more, and its subscription: the
@@ -59,9 +57,9 @@ class StripeApi:
             return msgspec.structs.replace(event, inquiry=None)
         payment: Any = {"type": "payment_intent", "payment_intent": event.sale_id}
         wanted: Any = {"payment": payment, "expand": ["data.invoice"]}
-        found = list(self._found(lambda: self._quick.v1.invoice_payments.list(wanted)).parts("data"))
-        invoices = [invoice for one in found if (invoice := one.reference("invoice"))]
-        subscriptions = [name for one in found if (name := billing.subscription_of_payment(one))]
+        payments = list(found(lambda: self._quick.v1.invoice_payments.list(wanted)).parts("data"))
+        invoices = [invoice for one in payments if (invoice := one.reference("invoice"))]
+        subscriptions = [name for one in payments if (name := billing.subscription_of_payment(one))]
         return msgspec.structs.replace(
             event,
             inquiry=None,
@@ -71,21 +69,10 @@ class StripeApi:
 
     def _ask_charge(self, event: PurchaseEvent) -> PurchaseEvent:
         charge_id = next((link for link in event.links if link.startswith(("ch_", "py_"))), None)
-        charge = self._found(lambda: self._quick.v1.charges.retrieve(charge_id)) if charge_id else Document({})
+        charge = found(lambda: self._quick.v1.charges.retrieve(charge_id)) if charge_id else Document({})
         if "refunded" not in charge:
             return msgspec.structs.replace(event, inquiry=None)
         return reversals.settled_dispute_event(event, charge, datetime.now(UTC).replace(microsecond=0))
-
-    def _found(self, ask: Callable[[], Any]) -> Document:
-        """What was asked for; empty where Stripe has no such."""
-        from stripe import InvalidRequestError
-
-        try:
-            return plain(ask)
-        except InvalidRequestError as error:
-            if error.http_status == 404:
-                return Document({})
-            raise
 
     # ------------------------------------------------------------------------------------------------ the record
     def page(self, since: datetime, at: str | None) -> Page:
@@ -96,10 +83,10 @@ class StripeApi:
         if after:
             wanted["starting_after"] = after
         with told_apart():
-            found = plain(lambda: self._list(kind, wanted))
-        objects_found = list(found.parts("data"))
+            listed = plain(lambda: self._list(kind, wanted))
+        objects_found = list(listed.parts("data"))
         events, unreadable = _read_all(objects_found, READERS[kind])
-        if found.flag("has_more") and objects_found:
+        if listed.flag("has_more") and objects_found:
             return Page(events, f"{kind}|{objects_found[-1].required('id')}", unreadable)
         later = SECTIONS[SECTIONS.index(kind) + 1 :]
         return Page(events, later[0] if later else None, unreadable)
@@ -116,26 +103,11 @@ class StripeApi:
 
     @cached_property
     def _patient(self) -> StripeClient:
-        return self._client(PATIENT, retries=3)
+        return stripe_client(self._key, self._base, PATIENT, retries=3)
 
     @cached_property
     def _quick(self) -> StripeClient:
-        return self._client(QUICK, retries=1)
-
-    def _client(self, timeout: tuple[float, float], retries: int) -> StripeClient:
-        import requests
-        from stripe import RequestsClient, StripeClient
-
-        session = None
-        if is_loopback(self._base):
-            session = requests.Session()
-            session.trust_env = False  # no proxy stands before a stand-in
-        return StripeClient(
-            self._key,
-            base_addresses={"api": self._base},
-            http_client=RequestsClient(timeout=timeout, session=session),
-            max_network_retries=retries,
-        )
+        return stripe_client(self._key, self._base, QUICK, retries=1)
 
 
 # ---------------------------------------------------------------------------------------------------- reading lists
@@ -190,6 +162,27 @@ def _read_all(
         if event is not None and (event.event is not EventKind.IGNORED or event.inquiry):
             events.append(event)
     return tuple(events), unreadable
+
+
+def stripe_client(key: str, base: str, timeout: tuple[float, float], retries: int) -> StripeClient:
+    from stripe import RequestsClient, StripeClient
+
+    # An empty proxy is none, whatever the environment says: nothing stands before a stand-in.
+    proxy: Any = {"http": "", "https": ""} if is_loopback(base) else None
+    client = RequestsClient(timeout=timeout, proxy=proxy)
+    return StripeClient(key, base_addresses={"api": base}, http_client=client, max_network_retries=retries)
+
+
+def found(ask: Callable[[], Any]) -> Document:
+    """What was asked for; empty where Stripe has no such."""
+    from stripe import InvalidRequestError
+
+    try:
+        return plain(ask)
+    except InvalidRequestError as error:
+        if error.http_status == 404:
+            return Document({})
+        raise
 
 
 def plain(ask: Callable[[], Any]) -> Document:

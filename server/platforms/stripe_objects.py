@@ -15,11 +15,13 @@ import msgspec
 
 from server.domain import money
 from server.domain.catalogue import Item
+from server.domain.order import is_order_id
 from server.domain.purchase import EventKind, Inquiry, PurchaseEvent
 from server.errors import BadRequest
 from server.platforms.document import Document
 
 NAME = "stripe"
+ORDER = "keyledger_order"  # metadata of what our own store front sells: the order's id
 OUR_IDS = ("product_id", "product", "keyledger_product")  # metadata in which a seller may name our product
 
 # Links that open without a sign-in, and what a page needs to pay in the customer's name.
@@ -47,16 +49,10 @@ def session_event(
     """One event for all that is said of a checkout: that it waits for its money, that it is paid (`is_late`: days after
     it was begun), or (`is_over`) that it never will be. What is paid stays so, whatever comes later. The amount is in
     the seller's currency; what the buyer saw (presentment_details) is not."""
-    session_id = session.required("id")
+    session_id, order_id = session.required("id"), order_of(session)
     if session.text("mode") == "setup":
         return ignored(session, f"{session_id}:setup", "a card was saved; nothing was sold")
-    paid = session.text("payment_status") in ("paid", "no_payment_required")
-    if paid:
-        kind, note = EventKind.SALE, None
-    elif is_over or session.text("status") == "expired":
-        kind, note = EventKind.IGNORED, "the checkout ended without a payment"
-    else:
-        kind, note = EventKind.PENDING, "the payment is on its way; Stripe tells when it has arrived"
+    kind, note = _standing(session, is_over, order_id)
     subscription, buyer = session.reference("subscription"), session.part("customer_details")
     event = said(
         session,
@@ -66,7 +62,10 @@ def session_event(
         sale_id=session_id,
         subscription_id=subscription,
         links=present(
-            session.reference("payment_intent"), session.reference("invoice"), subscription and f"{subscription}:first"
+            session.reference("payment_intent"),
+            session.reference("invoice"),
+            subscription and f"{subscription}:first",
+            order_id,
         ),
         customer_id=session.reference("customer") or session.text("client_reference_id"),
         email=buyer.text("email") or session.text("customer_email"),
@@ -74,12 +73,30 @@ def session_event(
         country=buyer.part("address").text("country"),
         purchase_date=(at if is_late else None) or session.moment("created"),
         occurred_at=at,
-        inquiry=Inquiry.LINE_ITEMS if kind is EventKind.SALE else None,
+        inquiry=Inquiry.LINE_ITEMS if kind is EventKind.SALE and order_id is None else None,
+        order_id=order_id,
         **sold(session.part("metadata"), session.reference("payment_link")),
         **amount(session, "amount_total"),
     )
     is_whole = "line_items" in session and not session.part("line_items").flag("has_more")
     return with_line_items(event, session.parts("line_items")) if is_whole and event.inquiry else event
+
+
+def order_of(session: Document) -> str | None:
+    """The order of our own that a checkout is of. Whoever makes checkouts in this account may write what he likes."""
+    order_id = _word(session.part("metadata"), ORDER)
+    return order_id if order_id and is_order_id(order_id) else None
+
+
+def _standing(session: Document, is_over: bool, order_id: str | None) -> tuple[EventKind, str | None]:
+    """How its payment stands. What ended without one says so of our own orders; of others nobody has to be told."""
+    if session.text("payment_status") in ("paid", "no_payment_required"):
+        return EventKind.SALE, None
+    is_expired = session.text("status") == "expired"
+    if not is_over and not is_expired:
+        return EventKind.PENDING, "the payment is on its way; Stripe tells when it has arrived"
+    ended = EventKind.CANCELLATION if is_expired else EventKind.PAYMENT_FAILED
+    return ended if order_id else EventKind.IGNORED, "the checkout ended without a payment"
 
 
 def with_line_items(event: PurchaseEvent, lines: Iterable[Document]) -> PurchaseEvent:

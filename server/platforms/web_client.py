@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -15,13 +17,16 @@ from server.errors import BadRequest, Disowned, PlatformUnreachable
 from server.platforms.document import Document
 
 if TYPE_CHECKING:
-    from requests import Response
+    import ssl
+
+    from httpx import Client, Response
 
 QUICK = (1.5, 2.0)  # seconds to connect and to answer, while a webhook waits
 PATIENT = (10.0, 60.0)
 LARGEST = 16 * 1024 * 1024
-_PIECE = 64 * 1024
 PAUSE = 5.0  # seconds after a 429 that does not say how long
+
+logging.getLogger("httpx").setLevel(logging.WARNING)  # at INFO it tells each address, with the token in its query
 
 
 class RateLimited(PlatformUnreachable):
@@ -36,6 +41,10 @@ class NoSuchSale(Disowned):
     """The platform knows no sale of this id, as opposed to one that it tells otherwise."""
 
 
+class NoJson(PlatformUnreachable):
+    """Something answers, but not the platform's API: a proxy, a firewall, a page for people."""
+
+
 def is_loopback(url: str) -> bool:
     return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
 
@@ -44,13 +53,13 @@ def get_json(url: str, params: Mapping[str, str], timeout: tuple[float, float] |
     """Status and body of a GET, in QUICK time unless told otherwise; 404 is an answer too, empty where it has no body.
     Raises PlatformUnreachable, in whose words no parameter is."""
     with _asked("GET", url, timeout or QUICK, params=dict(params), headers={"Accept": "application/json"}) as answered:
-        return answered.status_code, _document(answered, _body(answered, sum(timeout or QUICK), _host(url)), _host(url))
+        return answered.status_code, _document(answered, _body(answered, _host(url)), _host(url))
 
 
 def post(url: str, body: bytes, params: Mapping[str, str], headers: Mapping[str, str]) -> tuple[int, Document]:
     """Status and body of a POST, whatever the status. Raises PlatformUnreachable, in whose words no parameter is."""
-    with _asked("POST", url, QUICK, params=dict(params), headers=dict(headers), data=body) as answered:
-        return answered.status_code, Document.from_json(_body(answered, sum(QUICK), _host(url)))
+    with _asked("POST", url, QUICK, params=dict(params), headers=dict(headers), content=body) as answered:
+        return answered.status_code, Document.from_json(_body(answered, _host(url)))
 
 
 def send(
@@ -60,21 +69,19 @@ def send(
     headers: Mapping[str, str] = MappingProxyType({}),
     timeout: tuple[float, float] | None = None,
 ) -> tuple[int, Document]:
-    """Status and JSON body of any request, whatever the status; a list is the `data` of an object. A redirect is an
-    answer like any other, and is not followed. Raises PlatformUnreachable for what is no JSON: `is_refused` where the
-    status says that the credentials are not taken."""
-    more = {"headers": {"Accept": "application/json"} | dict(headers), "data": body}
-    with _asked(method, url, timeout or QUICK, **more) as answered:
-        status, found = answered.status_code, _body(answered, sum(timeout or QUICK), _host(url))
+    """Status and JSON of any request, whatever the status, a redirect's too; a list is the `data` of an object. In
+    QUICK time unless told otherwise. Raises PlatformUnreachable, in whose words is nothing of what was sent: NoJson
+    where what comes is none, RateLimited after a 429."""
+    host, told = _host(url), {"Accept": "application/json"} | dict(headers)
+    with _asked(method, url, timeout or QUICK, headers=told, content=body) as answered:
+        status, said = answered.status_code, _body(answered, host)
         if status == 429:
-            raise RateLimited(
-                f"{_host(url)} wants to be asked more slowly", seconds_of(answered.headers.get("Retry-After"))
-            )
+            raise _limited(answered, host)
         try:
-            return status, _told(answered.headers.get("Content-Type"), found)
+            return status, _told(answered.headers.get("Content-Type"), said)
         except BadRequest:
-            why = f"{_host(url)} answers {status} with something that is not JSON"
-            raise PlatformUnreachable(why, is_refused=status in (401, 403)) from None
+            why = f"{host} answers {status} with something that is not JSON"
+            raise NoJson(why, is_refused=status in (401, 403)) from None
 
 
 def clock_of(url: str) -> datetime:
@@ -86,58 +93,106 @@ def clock_of(url: str) -> datetime:
             raise PlatformUnreachable(f"{_host(url)} does not say what time it is") from None
 
 
+# ---------------------------------------------------------------------------------------------------- asking
 @contextmanager
 def _asked(method: str, url: str, timeout: tuple[float, float], **more: Any) -> Iterator[Response]:
-    import requests  # only where a platform's API is asked at all
-    from urllib3.exceptions import HTTPError
+    import httpx  # only where a platform's API is asked at all: it takes a tenth of a second
 
-    with requests.Session() as session:
-        session.trust_env = not is_loopback(url)  # no proxy stands before a stand-in
+    bounds = httpx.Timeout(timeout[1], connect=timeout[0])
+    in_time = {"trace": _until(time.monotonic() + sum(timeout))}
+    with _client(url) as client:
         try:
-            asked = session.request(method, url, timeout=timeout, allow_redirects=False, stream=True, **more)
-            with asked as answered:
+            with client.stream(method, url, timeout=bounds, extensions=in_time, **more) as answered:
                 yield answered
-        except (requests.RequestException, HTTPError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeEncodeError) as error:
             raise PlatformUnreachable(f"{_host(url)} does not answer ({type(error).__name__})") from None
+
+
+def _client(url: str) -> Client:
+    """With the proxy that the environment names; none stands before a stand-in."""
+    import httpx
+
+    try:
+        return httpx.Client(trust_env=not is_loopback(url), verify=_trusted(), follow_redirects=False)
+    except (ValueError, ImportError) as error:
+        raise PlatformUnreachable(f"the environment's proxy cannot be used ({type(error).__name__})") from None
+
+
+@cache
+def _trusted() -> ssl.SSLContext:
+    """Read once: some hundred certificates take 20 ms."""
+    import httpx
+
+    return httpx.create_ssl_context()
+
+
+def _until(deadline: float) -> Callable[[str, Mapping[str, Any]], None]:
+    """The library's timeout is that of each piece, however small. So each connection that it makes for a request
+    (https://www.encode.io/httpcore/extensions/#trace) is told to wait no longer than until then."""
+    import httpx
+
+    def bound(stream: Any) -> None:
+        read = stream.read
+
+        def read_in_time(most: int, timeout: float | None = None) -> bytes:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise httpx.ReadTimeout("too slow as a whole")
+            piece: bytes = read(most, left if timeout is None else min(timeout, left))
+            return piece
+
+        stream.read = read_in_time
+
+    def hear(event: str, told: Mapping[str, Any]) -> None:
+        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            bound(told["return_value"])
+
+    return hear
 
 
 def _host(url: str) -> str:
     return str(urlsplit(url).hostname)
 
 
-def _body(answered: Response, seconds: float, host: str) -> bytes:
-    """All of it, as far as it comes in time: the library's timeout is only that of each piece, however small."""
-    deadline, body = time.monotonic() + seconds, b""
-    while piece := answered.raw.read1(_PIECE, decode_content=True):
+# ---------------------------------------------------------------------------------------------------- its answer
+def _body(answered: Response, host: str) -> bytes:
+    body = bytearray()
+    for piece in answered.iter_bytes():
         body += piece
-        if time.monotonic() > deadline or len(body) > LARGEST:
-            raise PlatformUnreachable(f"{host} answers too slowly, or too much")
-    return body
+        if len(body) > LARGEST:
+            raise PlatformUnreachable(f"{host} answers too much")
+    return bytes(body)
 
 
 def _document(answered: Response, body: bytes, host: str) -> Document:
     status = answered.status_code
     if status == 429:
-        raise RateLimited(f"{host} wants to be asked more slowly", seconds_of(answered.headers.get("Retry-After")))
+        raise _limited(answered, host)
     if status in (401, 403):
         raise PlatformUnreachable(f"{host} refuses the access token ({status})", is_refused=True)
     if status not in (200, 404):
         raise PlatformUnreachable(f"{host} answers {status}{_why(status, body)}")
     if status == 404 and not body.strip():
         return Document({})
+    return _object(status, body, host)
+
+
+def _object(status: int, body: bytes, host: str) -> Document:
     try:
         return Document.from_json(body)
     except BadRequest:
         raise PlatformUnreachable(f"{host} answers {status} with something that is not JSON") from None
 
 
+def _limited(answered: Response, host: str) -> RateLimited:
+    return RateLimited(f"{host} wants to be asked more slowly", seconds_of(answered.headers.get("Retry-After")))
+
+
 def _told(content_type: str | None, body: bytes) -> Document:
     kind = (content_type or "").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise BadRequest("body: not JSON")
-    if body.lstrip()[:1] == b"[":
-        return Document.from_json(b'{"data":' + body + b"}")
-    return Document.from_json(body)
+    return Document.from_json(b'{"data":' + body + b"}" if body.lstrip()[:1] == b"[" else body)
 
 
 def _why(status: int, body: bytes) -> str:

@@ -11,14 +11,22 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
 import msgspec
 
 from server.domain import money
 from server.domain.order import OPEN, Order, OrderFile, OrderLine, OrderState, Step, new_number, new_order_id, state_of
-from server.errors import Conflict, KeyledgerError, NotFound, PlatformOff, PlatformUnreachable, Unprocessable
+from server.errors import (
+    AlreadyBegun,
+    Conflict,
+    KeyledgerError,
+    NotFound,
+    PlatformOff,
+    PlatformUnreachable,
+    Unprocessable,
+)
 from server.platforms.base import Begun, Checkout, Form, Platform, Way
 from server.services.letters import mail_address
 from server.services.packages import Packages
@@ -27,6 +35,8 @@ from server.settings import Settings
 from server.storage.base import Store
 
 log = logging.getLogger(__name__)
+
+_JUST_NOW = timedelta(minutes=2)
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,14 +140,9 @@ class Desk:
         return code
 
     def _phone(self, wish: Wish, checkout: Checkout) -> str | None:
-        digits = "".join(c for c in wish.phone or "" if c not in " -()")
-        if digits.startswith(("+92", "0092")):
-            digits = "0" + digits.removeprefix("+92").removeprefix("0092")
-        if checkout.needs_phone and not (
-            digits.isascii() and digits.isdigit() and len(digits) == 11 and digits[:2] == "03"
-        ):
-            raise Unprocessable("phone: the number of a mobile account is needed, as 03XXXXXXXXX")
-        return digits[:32] or None
+        if checkout.needs_phone:
+            return checkout.phone_of(wish.phone or "")
+        return " ".join((wish.phone or "").split()) or None
 
     def _allowed(self, field: str, url: str | None) -> str | None:
         """Only where the owner lets his own pages be: else anybody could send buyers anywhere in his name."""
@@ -167,11 +172,25 @@ class Desk:
             return self._ask_buyer(checkout, order, way)
         try:
             begun = checkout.begin(order, way)
+        except AlreadyBegun as error:
+            return self._begun_elsewhere(order, error, client)
         except PlatformUnreachable as error:
             raise PlatformDown(order, error.detail) from None
         self._note(order, Step.BEGUN, begun)
         watch(self._store, order.order_id, self._clock())
         return begun
+
+    def _begun_elsewhere(self, order: Order, error: AlreadyBegun, client: str) -> Begun:
+        """Another request begins it just now; or began it and was killed before it could write down where it is paid:
+        then no buyer ever saw that page, and he is to order again."""
+        file = self._store.orders.find(order.order_id)
+        if file is not None and file.of(Step.BEGUN):
+            return self.begin(file, client)
+        if self._clock() < order.placed_at + _JUST_NOW:
+            raise PlatformDown(order, error.detail) from None
+        self._note(order, Step.BEGUN, Begun(error.reference))
+        self._note(order, Step.CANCELLED)
+        raise Conflict(f"order {order.number} cannot be paid any more: order again", "ORDER_LOST")
 
     def _ask_buyer(self, checkout: Checkout, order: Order, way: Way) -> Begun:
         """The platform rings the buyer's phone and answers when he has agreed: up to two minutes. That it was asked is

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from server.errors import PlatformUnreachable
 from server.platforms import web_client
 from server.services import inquiries
 from server.services.caretaker import Caretaker
@@ -472,27 +471,6 @@ def test_a_platform_that_hangs_delays_the_first_webhook_alone(shop, api, clock, 
     clock.forward(seconds=30)
     shop.sale("s12")
     assert len(api.asked) == 2
-
-
-class Drip:
-    """An answer of which each byte comes in time, and the whole of it never."""
-
-    status_code = 200
-    raw: Drip
-
-    def __init__(self) -> None:
-        self.raw = self
-
-    def read1(self, amount: int, decode_content: bool) -> bytes:
-        time.sleep(0.02)
-        return b"x"
-
-
-def test_an_answer_that_drips_is_cut_off():
-    begun = time.monotonic()
-    with pytest.raises(PlatformUnreachable, match="too slowly"):
-        web_client._body(Drip(), 0.1, "api.gumroad.com")
-    assert time.monotonic() - begun < 1.0
 
 
 def test_a_platform_that_asks_for_a_rest_gets_it(shop, api, clock):
