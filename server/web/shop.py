@@ -33,7 +33,7 @@ Phone = Annotated[str, msgspec.Meta(max_length=32, pattern=r"^[0-9+() -]*$")]
 METHODS = {"stripe": "Card (by Stripe)", "payu": "BLIK, bank transfer or card (by PayU)"}
 _MEND = {
     "name": "Tell us your name: up to 128 letters.",
-    "email": "Your key is sent to this address: write it as ann@example.com.",
+    "email": "Write the whole address, such as ann@example.com.",
     "payment_provider": "Choose how you want to pay.",
     "currency": "Choose a currency.",
     "phone": "Write the number in digits, such as 03001234567.",
