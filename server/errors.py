@@ -8,12 +8,13 @@ KeyledgerError
 │   └── Unprocessable       well-formed, but it cannot be done (unknown product, nothing to extend)
 ├── NotFound                no such license, route or platform
 │   └── PlatformOff         a webhook of a platform that is not configured
-├── Unverified              a webhook's proof is missing or wrong
+├── Unverified              a webhook's proof is missing or wrong, or what shows that a page of ours sent a request
 │   └── BadSignature        the same, told as 400 where the platform expects that
 ├── PlatformUnreachable     a platform's API cannot be asked now; nothing is known
 │   └── AlreadyBegun        it has this order from an earlier try, and does not say again where it is paid
 ├── Disowned                a platform's API says that what was told in its name is not so
 ├── Unauthorized            the owner's bearer token is missing or wrong
+│   └── NotSignedIn         a customer's session is missing or over
 ├── Conflict                the request contradicts what is already there
 ├── TooManyRequests         a rate limit; says how many seconds to wait
 └── StorageUnavailable      nothing was promised: try again later (disk full, read-only, lock held)
@@ -100,7 +101,15 @@ class Disowned(KeyledgerError):
 
 
 class Unauthorized(KeyledgerError):
+    """`challenge` is what is asked for, as `WWW-Authenticate` names it."""
+
     code = "UNAUTHORIZED"
+    challenge = "Bearer"
+
+
+class NotSignedIn(Unauthorized):
+    code = "NOT_SIGNED_IN"
+    challenge = "Cookie"
 
 
 class Conflict(KeyledgerError):

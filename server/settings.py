@@ -85,6 +85,7 @@ class Settings:
     smtp_starttls: str = "auto"
     from_email: str | None = None
     refund_window_days: int = 90
+    device_releases: int = 5
 
     def __repr__(self) -> str:
         return "Settings(…)"  # secrets stay out of logs and tracebacks
@@ -319,4 +320,5 @@ _READERS: dict[str, Callable[[str, str], object]] = {
     "smtp_starttls": _one_of("auto", "true", "false"),
     "from_email": _address,
     "refund_window_days": _whole(1, 3650),
+    "device_releases": _whole(0, 1000),
 }

@@ -16,11 +16,12 @@ from server.services.audit import PurchaseAuditLog
 from server.services.caretaker import Caretaker, threads_run
 from server.services.catalogue_file import CatalogueFile
 from server.services.checkout import Desk
+from server.services.customers import Customers
 from server.services.fulfilment import Fulfilment
 from server.services.inquiries import Inquiries
 from server.services.letters import DAMAGED
 from server.services.license_manager import LicenseManager
-from server.services.limits import RateLimits
+from server.services.limits import SLOWER, RateLimits
 from server.services.mailer import ConsoleMailer, Mailer, SmtpMailer
 from server.services.order_refunds import OrderRefunds
 from server.services.outbox import Outbox
@@ -52,6 +53,7 @@ class Services:
     receipts: Receipts
     licenses: LicenseManager
     outbox: Outbox
+    customers: Customers
     audit: PurchaseAuditLog
     limits: RateLimits | None
 
@@ -84,6 +86,7 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
     settlement = Settlement(store, platforms, inquiries, clock)
     packages = Packages(catalogue)
     licenses = LicenseManager(store, catalogue, fulfilment, clock)
+    outbox = Outbox(store, _mailer(settings), catalogue, inquiries, settlement, settings, clock)
     return Services(
         settings=settings,
         clock=clock,
@@ -98,7 +101,8 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
         refunds=OrderRefunds(store, platforms, inquiries, settlement, settings.refund_window_days, clock),
         receipts=Receipts(store, catalogue),
         licenses=licenses,
-        outbox=Outbox(store, _mailer(settings), catalogue, inquiries, settlement, settings, clock),
+        outbox=outbox,
+        customers=Customers(store, catalogue, outbox, settings, clock),
         audit=PurchaseAuditLog(store),
         limits=_limits(settings, licenses.seats),
     )
@@ -128,7 +132,8 @@ def _limits(settings: Settings, seats: Seats) -> RateLimits | None:
     rate = Rate.of(settings.rate_limit)
     if rate is None:
         return None
-    return RateLimits(LimitTable(settings.data_dir / "limits.table", settings.secret_key[0]), rate, seats)
+    longest = rate.period * max(SLOWER.values())
+    return RateLimits(LimitTable(settings.data_dir / "limits.table", settings.secret_key[0], longest), rate, seats)
 
 
 def _mailer(settings: Settings) -> Mailer:

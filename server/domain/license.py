@@ -116,7 +116,8 @@ class DeviceEvent(StrEnum):
 
 
 class DeviceLine(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
-    """A line of the device log. `seq` and `prev` chain it as the ledger is chained."""
+    """A line of the device log. `seq` and `prev` chain it as the ledger is chained. `by_customer` marks a device that
+    its owner released in his account, as against one that its own app signed off."""
 
     seq: int = 0
     timestamp: datetime
@@ -125,6 +126,7 @@ class DeviceLine(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     hardware_id: str | None = None
     device_name: str | None = None
     prev: str | None = None
+    by_customer: bool = False
 
 
 def devices_after(lines: list[DeviceLine]) -> list[Device]:
@@ -155,6 +157,18 @@ def recent_devices(lines: list[DeviceLine], now: datetime) -> set[str]:
         elif line.event is DeviceEvent.ACTIVATION and line.hardware_id and abs(now - line.timestamp) < MOVES_WINDOW:
             devices.add(line.hardware_id)
     return devices
+
+
+def recent_releases(lines: list[DeviceLine], now: datetime) -> list[datetime]:
+    """When the customer released devices of this license in the window before `now`; as with `recent_devices` a reset
+    begins anew, and a clock that was far ahead shuts nobody out."""
+    moments: list[datetime] = []
+    for line in lines:
+        if line.event is DeviceEvent.RESET:
+            moments.clear()
+        elif line.by_customer and abs(now - line.timestamp) < MOVES_WINDOW:
+            moments.append(line.timestamp)
+    return moments
 
 
 # ---------------------------------------------------------------------------------------------------- the verdict

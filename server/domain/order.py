@@ -252,9 +252,12 @@ def _doubt(event: PurchaseEvent, order: Order) -> str | None:
         return f"order {order.number} is {order.source}'s"
     if event.is_test != order.is_test:
         return f"order {order.number} is {'a test' if order.is_test else 'no test'}"
+    return other_amount(event, order) if event.event is EventKind.SALE else None
+
+
+def other_amount(event: PurchaseEvent, order: Order) -> str | None:
+    """Why the sum that an event names is not the order's; None where it is."""
     told = money.amount(event.price, event.currency)
-    if event.event is not EventKind.SALE:
-        return None
     if told is None:
         return "it names no amount that can be read"
     if told != (order.currency, order.amount):

@@ -319,6 +319,11 @@ def event_name(source: str, event_id: str) -> str:
     return f"event\0{source}\0{event_id}"
 
 
+def email_name(email: str) -> str:
+    """By what all that was said of an address is found; no name of a purchase, since a customer may have several."""
+    return f"email\0{email.strip().lower()}"
+
+
 @functools.lru_cache(256)
 def name_hash(name: str) -> int:
     """64 bits of SHA-256. For a license key these are the first 16 digits of its public id."""

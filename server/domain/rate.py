@@ -43,9 +43,9 @@ class Rate(msgspec.Struct, frozen=True):
         limit, _, period = text.partition("/")
         return cls(int(limit), _PERIODS[period])
 
-    def part(self, share: int) -> Rate:
-        """A smaller limit over the same period; one request at least."""
-        return Rate(max(1, self.limit // share), self.period)
+    def part(self, share: int, periods: int = 1) -> Rate:
+        """A smaller limit over so many periods; one request at least."""
+        return Rate(max(1, self.limit // share), self.period * periods)
 
     def take(self, full_at: int, now: int) -> Allowance:
         """One request more. A moment further ahead than a whole bucket is none of ours (a clock that began anew,

@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+
 from server.domain.license import License, Reason
+from server.domain.order import Order
 from server.domain.purchase import Entry, EventKind, Outcome
-from server.services.letters import DEAD_LETTER, DELIVERY, PAYMENT_FAILED, REFUND, REINSTATED, RENEWAL, UNMAPPED
+from server.errors import StorageUnavailable
+from server.services.accounts import Accounts, is_plainly
+from server.services.letters import (
+    DEAD_LETTER,
+    DELIVERY,
+    PAYMENT_FAILED,
+    REFUND,
+    REINSTATED,
+    RENEWAL,
+    SIGN_IN,
+    UNMAPPED,
+)
+from server.services.sign_in import LINK_FOR
 from server.storage.base import Letter, Store
 
 
 class LetterSubjects:
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, clock: Callable[[], datetime]) -> None:
+        self._store, self._accounts, self._clock = store, Accounts(store), clock
 
     def overtaken(self, letter: Letter) -> str | None:
         """Why a letter is not to go out any more; None when it is."""
         if letter.kind == DELIVERY:
             return self._undeliverable(letter)
+        if letter.kind == SIGN_IN:
+            return self._unwanted(letter)
         if letter.kind in (REFUND, PAYMENT_FAILED):
             licenses = self.licenses(letter).values()
             return "the license is active again" if licenses and all(x.is_active for x in licenses) else None
@@ -27,6 +46,12 @@ class LetterSubjects:
         if letter.kind == DEAD_LETTER and not self.dead(letter):
             return "the letters are tried again"
         return None
+
+    def _unwanted(self, letter: Letter) -> str | None:
+        """Who did not get his link within the time that it is good for has asked for another one, or left."""
+        if letter.first_at and self._clock() >= letter.first_at + LINK_FOR:
+            return "it was asked for too long ago"
+        return None if self._accounts.is_known(letter.to) else "there is no account of this address"
 
     def _undeliverable(self, letter: Letter) -> str | None:
         """A key that was refunded, replaced or given to somebody else is not sent to its buyer."""
@@ -66,6 +91,23 @@ class LetterSubjects:
         if letter.kind != DELIVERY:
             return found
         return {name: license for name, license in found.items() if not _is_gone(license)}
+
+    def order(self, entry: Entry | None) -> Order | None:
+        """The order of our own that a line is about; None where their book is damaged: that holds up no letter."""
+        if entry is None or entry.order_id is None:
+            return None
+        with suppress(StorageUnavailable):
+            file = self._store.orders.find(entry.order_id)
+            return file.order if file else None
+        return None
+
+    def brings_link(self, letter: Letter, entry: Entry | None) -> bool:
+        """Whether a link to sign in goes with it: where one was asked for, and with the first order of an account."""
+        if letter.kind == SIGN_IN:
+            return True
+        if letter.kind != DELIVERY or entry is None or entry.order_id is None:
+            return False
+        return is_plainly(letter.to) and self._accounts.is_new_with(entry)
 
     def dead(self, letter: Letter) -> list[Letter]:
         """The letters that were given up since this alert was called for."""

@@ -23,6 +23,7 @@ import msgspec
 from server.domain import keys
 from server.domain.catalogue import EMPTY, Catalogue
 from server.domain.license import License
+from server.domain.order import Order, OrderItem
 from server.domain.purchase import Entry, EventKind, Inquiry, Outcome
 from server.services.letters import DELIVERY, INQUIRIES, is_domain, mail_address
 from server.settings import Settings
@@ -30,18 +31,27 @@ from server.storage.base import Letter
 
 
 class Matter(msgspec.Struct, frozen=True, kw_only=True):
-    """What a letter is about, as it stands when it is written; `dead` are the letters that an alert is about."""
+    """What a letter is about, as it stands when it is written; `dead` are the letters that an alert is about.
+
+    `order` is the order of our own that it is for, `sign_in` a link to the account that the letter brings.
+    """
 
     now: datetime
     catalogue: Catalogue = EMPTY
     entry: Entry | None = None
     licenses: Mapping[str, License] = {}
     dead: Sequence[Letter] = ()
+    order: Order | None = None
+    sign_in: str | None = None
 
 
 def render(letter: Letter, matter: Matter, settings: Settings) -> EmailMessage:
     """The whole letter. Raises BadAddress."""
-    own = {"reply": settings.owner_email is not None, "server": clean(settings.app_url)}
+    own = {
+        "reply": settings.owner_email is not None,
+        "server": clean(settings.app_url),
+        "portal": f"{settings.app_url}/portal",
+    }
     words = _words(letter, matter) | own
     sender = settings.from_email or settings.owner_email or "keyledger@localhost"
     message = EmailMessage(policy=SMTP)
@@ -123,6 +133,8 @@ def _words(letter: Letter, matter: Matter) -> dict[str, object]:
         "text": clean(letter.text, 2000),
         "dead": [_dead(one) for one in matter.dead],
         "provisional": _is_provisional(entry, first),
+        "order": matter.order.number if matter.order else None,
+        "sign_in": matter.sign_in,
         "is_test": bool(first.is_test if first else entry and entry.is_test),
     }
 
@@ -135,11 +147,26 @@ def _is_provisional(entry: Entry | None, first: License | None) -> bool:
 def _product(matter: Matter, first: License | None) -> str:
     """As today's catalogue calls it, else as the platform does."""
     entry = matter.entry
+    if matter.order and len(matter.order.items) > 1:
+        return _and(_ordered_name(item, matter.catalogue) for item in matter.order.items)
     ids = [entry.product_id if entry else None, first.product_id if first else None]
     for product_id in ids:
         if product := matter.catalogue.find(product_id):
             return clean(product.name)
     return clean((entry.product_name if entry else None) or ids[0] or ids[1]) or "your purchase"
+
+
+def _ordered_name(item: OrderItem, catalogue: Catalogue) -> str:
+    product = catalogue.find(item.product_id)
+    return clean(product.name if product else item.name)
+
+
+def _and(names: Iterable[str]) -> str:
+    """Wave, Team and Studio; a long list ends in how many more there are."""
+    found = list(names)
+    if len(found) > 4:
+        found = [*found[:3], f"{len(found) - 3} more"]
+    return f"{', '.join(found[:-1])} and {found[-1]}"
 
 
 def _greeted(letter: Letter, entry: Entry | None, first: License | None) -> str:
@@ -180,6 +207,8 @@ def _trouble(entry: Entry) -> str:
 def _purchase(letter: Letter, matter: Matter, product: str, first: License | None) -> Facts:
     """The purchase by which a customer knows the license, which is not always the line that the letter is owed for."""
     entry = matter.entry
+    if letter.kind == DELIVERY and first and matter.order:
+        return _order_facts(product, first.created_date, matter.order)
     if letter.kind == DELIVERY and first:
         return _facts(product, first.created_date, first.purchase_source, first.purchase_id)
     if entry is None:
@@ -192,6 +221,14 @@ def _facts(product: str, moment: datetime, source: str, reference: str | None) -
     through = f" through {SHOPS[source]}" if source in SHOPS else ""
     found = [("Product", product), ("Date", f"{_day(moment)}{through}"), ("Sale", clean(reference, 80))]
     return [(label, value) for label, value in found if value]
+
+
+def _order_facts(product: str, moment: datetime, order: Order) -> Facts:
+    return [
+        *_facts(product, moment, order.source, None),
+        ("Order", order.number),
+        ("Paid", f"{order.price} {order.currency.upper()}"),
+    ]
 
 
 def _details(entry: Entry, licenses: Iterable[str]) -> Iterator[tuple[str, str]]:

@@ -31,15 +31,21 @@ class Kind(IntEnum):
     UNKNOWN = 3
     WEBHOOK = 4
     TOKEN = 5
+    SIGN_IN = 6
+    MAILBOX = 7
 
 
-HARDER = {Kind.UNKNOWN: 4, Kind.TOKEN: 4}  # which part of the limit is let through of what is mostly guessing
+# which part of the limit is let through of what is mostly guessing, or makes us write to others
+HARDER = {Kind.UNKNOWN: 4, Kind.TOKEN: 4, Kind.SIGN_IN: 12, Kind.MAILBOX: 24}
+SLOWER = {Kind.MAILBOX: 60}  # over how many times the period: 120/minute lets five letters an hour out to one address
 _WHAT = {
     Kind.ADDRESS: "requests from this address",
     Kind.KEY: "requests for this license key",
     Kind.UNKNOWN: "unknown license keys from this address",
     Kind.WEBHOOK: "webhooks without proof from this address",
     Kind.TOKEN: "wrong tokens from this address",
+    Kind.SIGN_IN: "requests for sign-in links from this address",
+    Kind.MAILBOX: "sign-in links for this e-mail address",
 }
 _REST = 1_000_000_000  # nanoseconds in which a table that failed is left alone
 _QUIET = 10_000_000_000  # nanoseconds between two lines of the log about refused requests
@@ -53,7 +59,7 @@ class RateLimits:
         """The clock is one that all processes of this machine share, and that nobody sets."""
         self.clock, self.seats = clock, seats
         self._table = table
-        self._rates = {kind: rate.part(HARDER.get(kind, 1)) for kind in Kind}
+        self._rates = {kind: rate.part(HARDER.get(kind, 1), SLOWER.get(kind, 1)) for kind in Kind}
         self._trouble: str | None = None
         self._rests_until: int | None = None
         self._told_at: int | None = None
@@ -70,6 +76,11 @@ class RateLimits:
         """Count it. Called when it has failed, so that a good one is taken whatever came from its address before.
         Raises TooManyRequests."""
         self.take(kind, network_of(address))
+
+    def asks_for_letter(self, address: str, account: str) -> None:
+        """Count a request for a letter to this account, whether it exists or not. Raises TooManyRequests."""
+        self.take(Kind.SIGN_IN, network_of(address))
+        self.take(Kind.MAILBOX, f"mailbox\0{account}")
 
     def guesses(self, guessed: int) -> Allowance | None:
         """The refusal for an address whose bucket of unknown keys, full again at this moment, is empty now."""

@@ -19,7 +19,7 @@ from server.domain.purchase import Entry
 from server.errors import BadRequest, Conflict, DamagedFile, NotFound, StorageUnavailable, Unprocessable
 from server.services.catalogue_file import CatalogueFile
 from server.services.inquiries import Inquiries
-from server.services.letters import DELIVERY, ORDER_INQUIRY, PLATFORM, letters_owed
+from server.services.letters import DELIVERY, ORDER_INQUIRY, PLATFORM, SIGN_IN, letters_owed
 from server.services.mailer import Mailer
 from server.services.sending import BACKOFF, GIVE_UP, SERVER, Sender, SendReport, pause_left, wait
 from server.services.settlement import Settlement
@@ -137,6 +137,13 @@ class Outbox:
         if text != self._complaint:
             log.error("outbox: %s", text)
         self._complaint = text
+
+    def sign_in(self, email: str) -> Letter:
+        """Queue a letter with a link to sign in. Whoever sends it drops it where there is no such account: here the
+        same is done for every address."""
+        letter = self._new(f"{SIGN_IN}:{secrets.token_hex(8)}", SIGN_IN, email)
+        self._box.enqueue([letter])
+        return letter
 
     # ------------------------------------------------------------------------------------------------ the owner
     def resend(self, key: str) -> Letter:

@@ -7,6 +7,7 @@ import msgspec
 from server.domain.fold import fold, replaced_keys
 from server.domain.license import License
 from server.domain.order import OrderFile
+from server.services.accounts import account_of
 from server.services.catalogue_file import CatalogueFile
 from server.storage.base import Store
 
@@ -36,7 +37,7 @@ class Receipts:
         return [
             Bought(self._name(license.product_id), key, license)
             for key, license in found
-            if license.email.strip().lower() == file.order.email.strip().lower()
+            if account_of(license.email) == account_of(file.order.email)
         ]
 
     def _name(self, product_id: str | None) -> str:

@@ -25,12 +25,14 @@ from server.services.letters import (
     INQUIRIES,
     INQUIRY,
     ORDER_INQUIRY,
+    SIGN_IN,
     BadAddress,
     mail_address,
     masked_address,
 )
 from server.services.mailer import ConnectionLost, Mailer, MailError, ServerUnreachable
 from server.services.settlement import Settlement
+from server.services.sign_in import Links
 from server.settings import Settings
 from server.storage.base import Letter, LetterBox, Progress, Store
 
@@ -84,7 +86,8 @@ class Sender:
         clock: Callable[[], datetime],
     ) -> None:
         self.box, self.mailer, self.settings, self.clock = store.letterbox, mailer, settings, clock
-        self.subjects, self._catalogue = LetterSubjects(store), catalogue
+        self._links = Links(store.shelf, settings, clock)
+        self.subjects, self._catalogue = LetterSubjects(store, clock), catalogue
         self.inquiries, self.settlement = inquiries, settlement
 
     def work_off(self, limit: int | None, progress: Progress, by_hand: bool = False) -> SendReport:
@@ -110,10 +113,13 @@ class Sender:
     def compose(self, letter: Letter) -> EmailMessage:
         """A letter that cannot be written, for a reason that nobody thought of, must not hold up the others either."""
         try:
+            entry = self.subjects.entry(letter)
             matter = Matter(
                 now=self.clock(),
                 catalogue=self._catalogue.current(),
-                entry=self.subjects.entry(letter),
+                entry=entry,
+                order=self.subjects.order(entry),
+                sign_in=self._links.make(letter.to) if self.subjects.brings_link(letter, entry) else None,
                 licenses=self.subjects.licenses(letter),
                 dead=self.subjects.dead(letter) if letter.kind == DEAD_LETTER else (),
             )
@@ -180,7 +186,7 @@ class _Run:
                 self._box.write([trying], durably=False)
             self._sender.mailer.send(trying, lambda: self._sender.compose(trying))
         except BadAddress as error:
-            return self._state(trying, "dead", error=error.detail)
+            return self._given_up(trying, error.detail)
         except MailError as error:
             return self._after_failure(letter, trying, error)
         except (DamagedFile, OSError) as error:
@@ -206,13 +212,17 @@ class _Run:
             self._lost += 1
             self._stopped_by = error if self._lost >= _LOST_IN_A_ROW else None
         if error.permanent:
-            return self._state(trying, "dead", error=error.detail)
+            return self._given_up(trying, error.detail)
         return self._failed(trying, error.detail)
 
     def _failed(self, trying: Letter, error: str) -> Letter:
         if self._is_given_up(trying):
-            return self._state(trying, "dead", error=error)
+            return self._given_up(trying, error)
         return self._state(trying, "failed", next_at=trying.next_at, error=error)
+
+    def _given_up(self, letter: Letter, error: str) -> Letter:
+        """A link that nobody waits for any more is no concern of the owner's: anyone may type any address."""
+        return self._state(letter, "dropped" if letter.kind == SIGN_IN else "dead", error=error)
 
     def _is_given_up(self, letter: Letter) -> bool:
         return letter.first_at is not None and self._clock() >= letter.first_at + GIVE_UP
@@ -263,7 +273,7 @@ class _Run:
         tried = {letter.id for letter in self._settled}
         for letter in due:
             if letter.id not in tried and self._is_given_up(letter):
-                self._settle(self._state(letter, "dead", error=error.detail))
+                self._settle(self._given_up(letter, error.detail))
 
     def _tell_owner_of_deaths(self) -> None:
         """One alert for all; never about the owner's own letters, which would go the same way."""

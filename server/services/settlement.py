@@ -22,7 +22,9 @@ from server.domain.order import (
     OrderState,
     Step,
     account,
+    doubted,
     open_refunds,
+    other_amount,
     payment_names,
     state_of,
 )
@@ -84,6 +86,8 @@ class Settlement:
             if not self._platforms[event.source].proves_notices:
                 return [Told(Outcome.IGNORED)]
             return [_told(entry) for entry in self._inquiries.record([_nobody_s(event)])]
+        if (why := other_amount(event, file.order)) and event.price is not None:
+            return [_told(entry) for entry in self._inquiries.record([doubted(event, why)])]
         if self.state(file) not in OPEN and not self._claim(file):  # a repeat; but it may be a refund's
             return [self._as_it_stands(file)]
         try:

@@ -208,6 +208,11 @@ class Store(ABC):
         """All licenses with their keys in the order of their public ids, from the one behind `after`."""
 
     @abstractmethod
+    def licenses_of(self, email: str) -> list[tuple[str, License]]:
+        """The licenses that belong to this address now, in whatever case it is written, in the order in which they came
+        to be spoken of. Raises StorageUnavailable where the books cannot be read."""
+
+    @abstractmethod
     def device_lines(self, key: str, look: bool = True) -> list[DeviceLine]:
         """The device log's lines of one license, in order; without `look` as of the look before, for a caller that has
         just found the license."""

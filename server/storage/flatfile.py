@@ -24,7 +24,7 @@ import msgspec
 from server.domain.fold import fold
 from server.domain.keys import license_id
 from server.domain.license import DeviceLine, License, devices_after
-from server.domain.purchase import Entry, name_hash
+from server.domain.purchase import Entry, email_name, name_hash
 from server.errors import DamagedFile, StorageUnavailable
 from server.storage import durable
 from server.storage.base import Finding, Progress, Store, StoreState, T, Transaction, no_progress
@@ -137,7 +137,7 @@ class FlatFileStore(Store):
                 raise DamagedFile(str(self.folder), 0, "locks do not work here (two can hold one)", _MOVE)
 
     def _load(self, written: Written | None = None) -> bool:
-        """Take the written view and index, or start from nothing; False when the view has to be written anew."""
+        """Take the written view and index, or start from nothing; False when they have to be written anew."""
         path = self.folder / "licenses.json"
         try:
             self._view_seen = written.seen if written else self._view_on_disk()
@@ -155,8 +155,8 @@ class FlatFileStore(Store):
         self._view = view  # not before: where the logs were cut, what is known still serves
         self._forget()
         self.ledger.mark, self.devices.mark = books.ledger, books.devices
-        self._load_index(books, written.history if written else read_index(self.folder / "history.idx"))
-        return sound
+        index_fits = self._load_index(books, written.history if written else read_index(self.folder / "history.idx"))
+        return sound and index_fits
 
     def _read_written(self) -> Written | None:
         """A large view is read and checked for half a second, in which nobody has to wait; None where it is unsound.
@@ -198,7 +198,7 @@ class FlatFileStore(Store):
                 detail = f"is missing or empty, but {path.name} tells of what was sold"
                 raise DamagedFile(self.ledger.path.name, 0, detail, remedy)
 
-    def _load_index(self, books: Books, index: HistoryIndex) -> None:
+    def _load_index(self, books: Books, index: HistoryIndex) -> bool:
         covered = index.covered
         fits = covered.ledger.seq >= books.ledger.seq and covered.devices.seq >= books.devices.seq
         for chained, mark in ((self.ledger, covered.ledger), (self.devices, covered.devices)):
@@ -206,13 +206,14 @@ class FlatFileStore(Store):
         self._index = index if fits else HistoryIndex()
         if not fits:
             self._index_from_logs(books)
+        return fits
 
     def _index_from_logs(self, books: Books) -> None:
         """Without a fitting index: remember the places of all that the view covers."""
         for offset, entry in self.ledger.lines():
             if offset >= books.ledger.position:
                 break
-            self._remember(entry.names(), entry.identity, offset)
+            self._remember(entry, offset)
         for offset, line in self.devices.lines():
             if offset >= books.devices.position:
                 break
@@ -301,7 +302,7 @@ class FlatFileStore(Store):
 
     def _apply_entries(self, entries: list[tuple[int, Entry]], folded: Mapping[str, License] | None = None) -> None:
         for offset, entry in entries:
-            self._remember(entry.names(), entry.identity, offset)
+            self._remember(entry, offset)
         self._recent_lines += len(entries)
         if folded is not None:
             self._take_licenses(folded, {offset for offset, _ in entries})
@@ -345,9 +346,11 @@ class FlatFileStore(Store):
         )
 
     # ------------------------------------------------------------------------------------------------ finding
-    def _remember(self, names: Iterable[str], identity: str, place: int) -> None:
-        for name in (*names, identity):
+    def _remember(self, entry: Entry, place: int) -> None:
+        for name in (*entry.names(), entry.identity):
             self._place(name, place)
+        if entry.email:
+            self._place(email_name(entry.email), place)
 
     def _place(self, name: str, place: int) -> None:
         self._recent[name_hash(name)].append(place)
@@ -414,6 +417,29 @@ class FlatFileStore(Store):
                 found[key] = record
             found |= {key: record for key, record in self._changed.items() if low <= name_hash(key) < high}
         return sorted(found.items(), key=lambda pair: name_hash(pair[0])), high
+
+    def licenses_of(self, email: str) -> list[tuple[str, License]]:
+        name = email_name(email)
+        with self._memory:
+            self.catch_up()
+            try:
+                found = {key: self._find(key) for key in self._keys_told_of(name)}
+            except (DamagedFile, OSError) as error:
+                self._take_damage(error)
+                raise StorageUnavailable(f"storage cannot be read: {error}") from error
+        return [(key, license) for key, license in found.items() if license and email_name(license.email) == name]
+
+    def _keys_told_of(self, name: str) -> Iterator[str]:
+        """The keys of all purchases in which this address was ever named; it may own few of them now."""
+        seen: set[int] = set()
+        for place in self._places(name):
+            if place & DEVICES or place in seen:
+                continue
+            entry = self.ledger.line_at(place)
+            if entry.email and email_name(entry.email) == name:
+                history = self._history(entry.names())
+                seen.update(history)
+                yield from (key for other in history.values() for key in other.license_keys)
 
     def device_lines(self, key: str, look: bool = True) -> list[DeviceLine]:
         with self._memory:

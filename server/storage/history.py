@@ -1,4 +1,4 @@
-"""`history.idx`: where in the logs each purchase, event, subscription and license key is spoken of.
+"""`history.idx`: where in the logs each purchase, event, subscription, license key and e-mail address is spoken of.
 
 A disposable file: two columns of 64-bit numbers, name hashes in order and their places, mapped into memory. It is
 written together with the view and extended in memory in between; when it is missing or does not fit the logs it is
@@ -19,7 +19,7 @@ from server.storage import durable
 from server.storage.log import UNREADABLE, Mark, line_hash
 
 DEVICES = 1 << 63
-_MAGIC = b"keyledger history 1\n"
+_MAGIC = b"keyledger history 2\n"
 
 
 class Covered(msgspec.Struct, frozen=True):

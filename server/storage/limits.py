@@ -47,8 +47,9 @@ os.register_at_fork(after_in_child=_renew_mutex)  # some other thread may have h
 class LimitTable:
     """`take` raises OSError or StorageUnavailable when the table cannot be used; what then, its user decides."""
 
-    def __init__(self, path: Path, secret: str) -> None:
-        self.path = path
+    def __init__(self, path: Path, secret: str, longest: int = 0) -> None:
+        """`longest` is the longest period of all buckets, where they differ: a moment further ahead is none of them."""
+        self.path, self._longest = path, longest
         key = hashlib.blake2b(secret.encode()).digest()
         self._hash = hashlib.blake2b(digest_size=16, key=key, person=b"limits.table 1")
         self._descriptor = -1
@@ -68,7 +69,7 @@ class LimitTable:
             try:
                 tags, moments = _read(descriptor, start)
                 known = mine in tags
-                at = tags.index(mine) if known else _stand_in(moments, now, rate)
+                at = tags.index(mine) if known else _stand_in(moments, now + max(rate.period, self._longest))
                 allowance = rate.take(moments[at] if known else now, now)
                 if allowance.granted:
                     os.pwrite(descriptor, _SLOT.pack(mine, allowance.full_at), start + at * _SLOT.size)
@@ -116,7 +117,6 @@ def _read(descriptor: int, start: int) -> tuple[tuple[int, ...], tuple[int, ...]
     return numbers[::2], numbers[1::2]
 
 
-def _stand_in(moments: tuple[int, ...], now: int, rate: Rate) -> int:
+def _stand_in(moments: tuple[int, ...], horizon: int) -> int:
     """The slot for a newcomer: one that is over or cannot be, else the one that is over soonest."""
-    horizon = now + rate.period
     return min(range(WAYS), key=lambda at: moments[at] if moments[at] <= horizon else 0)

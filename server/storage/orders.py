@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from server.domain.order import Order, OrderFile, OrderLine, Step, new_number
-from server.domain.purchase import name_hash
+from server.domain.purchase import email_name, name_hash
 from server.errors import DamagedFile, NotFound, StorageUnavailable
 from server.storage import durable
 from server.storage.base import OrderBook
@@ -63,7 +63,7 @@ class FileOrderBook(OrderBook):
             yield self.log.line_at(place)
 
     def of_email(self, email: str) -> list[OrderFile]:
-        name = _email_name(email)
+        name = email_name(email)
         with self._looked():
             placed = [line.order for line in self._lines(name) if line.order and name in _names(line.order)]
             return [file for order in reversed(placed) if (file := self._find(f"id\0{order.order_id}"))]
@@ -147,8 +147,4 @@ class FileOrderBook(OrderBook):
 
 
 def _names(order: Order) -> tuple[str, ...]:
-    return f"id\0{order.order_id}", f"number\0{order.number}", _email_name(order.email)
-
-
-def _email_name(email: str) -> str:
-    return f"email\0{email.strip().lower()}"
+    return f"id\0{order.order_id}", f"number\0{order.number}", email_name(order.email)

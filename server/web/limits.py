@@ -40,6 +40,12 @@ def failed_proof(kind: Kind) -> None:
         limits.failed_proof(kind, _client())
 
 
+def asks_for_letter(account: str) -> None:
+    """Count a request for a letter to this account, whether it exists or not. Raises TooManyRequests."""
+    if (limits := services().limits) is not None:
+        limits.asks_for_letter(_client(), account)
+
+
 def tell(response: Response) -> Response:
     """The limit that is nearest to its end; a refusal has told its own. `Reset` is in seconds from now."""
     visit = g.get("visit")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, TypedDict, cast
@@ -12,7 +11,7 @@ import msgspec
 from flask import Blueprint, Response, request
 
 from server import __version__
-from server.web.operations import HTML, JSON, OPERATIONS, TEXT, Operation
+from server.web.operations import HTML, JSON, OPERATIONS, PAGE, TEXT, Operation
 from server.web.responses import MAX_BODY, Error
 from server.web.services import services
 
@@ -47,23 +46,18 @@ def _encoded(app_url: str) -> bytes:
 # ---------------------------------------------------------------------------------------------------- the document
 MEANING = {
     202: "Not done yet: `note` says why.",
-    303: "Go on there.",
+    303: "See the page that `Location` names.",
     304: "Not changed since the `ETag` that was sent as `If-None-Match`.",
     400: "Malformed: `detail` names the field. (A webhook of Stripe: or not verified.)",
-    401: "The bearer token is missing or wrong.",
-    403: "Not verified: the secret or the signature is missing or wrong. Nothing was written.",
-    404: "No such license; or the platform, or the owner's API, is not configured here.",
+    401: "The bearer token is missing or wrong; or nobody is signed in.",
+    403: "Not verified: the secret, the signature or the CSRF token is missing or wrong. Nothing was written.",
+    404: "No such license, order or package; or the platform, or the owner's API, is not configured here.",
     409: "It contradicts what is already there.",
+    410: "The link is over: it works once, and for an hour.",
     413: f"The body is larger than {MAX_BODY // 1024} KiB.",
     422: "Well-formed, but it cannot be done.",
     429: "Too many requests; of a route with a proof, too many without it. Says nothing about any license.",
     503: "Nothing was done, and nothing is said about any license: try again later.",
-}
-_IN_PATH = re.compile(r"{(\w+)}")
-PATH_PARTS = {
-    "license": "A license key, or a public id (`lic_…`).",
-    "package": "A package's id, or its slug.",
-    "order_id": "The `order_id` that the checkout gave.",
 }
 _HEADERS: Json = {
     "X-Request-Id": {
@@ -76,12 +70,19 @@ _HEADERS: Json = {
     "X-RateLimit-Remaining": {"description": "How many are left.", "schema": {"type": "string"}},
     "X-RateLimit-Reset": {"description": "Seconds until all are back.", "schema": {"type": "string"}},
     "WWW-Authenticate": {"required": True, "schema": {"type": "string"}},
-    "ETag": {"required": True, "schema": {"type": "string"}},
     "Location": {"required": True, "schema": {"type": "string"}},
+    "ETag": {"required": True, "schema": {"type": "string"}},
     "Cache-Control": {"required": True, "schema": {"type": "string"}},
 }
 _SCHEMES: Json = {
     "owner": {"type": "http", "scheme": "bearer", "description": "`ADMIN_API_KEY`. Without it this API answers 404."},
+    "customer": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": "__Host-keyledger",
+        "description": "The session, which a mailed link begins; `keyledger` where `APP_URL` is not https. "
+        "Never across origins.",
+    },
     "gumroad": {"type": "apiKey", "in": "query", "name": "secret", "description": "`GUMROAD_WEBHOOK_SECRET`."},
     "stripe": {"type": "apiKey", "in": "header", "name": "Stripe-Signature", "description": "Made by Stripe."},
     "jazzcash": {"type": "apiKey", "in": "query", "name": "pp_SecureHash", "description": "Stands in the body."},
@@ -92,6 +93,15 @@ _SCHEMES: Json = {
         "name": "secret",
         "description": "`JVZOO_WEBHOOK_SECRET`, if set.",
     },
+}
+_NAME: Json = {"type": "string", "minLength": 1, "maxLength": 400}
+_IN_PATHS: dict[str, tuple[str, Json]] = {
+    "license": ("A license key, or a public id (`lic_…`).", _NAME),
+    "number": ("The seat, from 1.", {"type": "integer", "minimum": 0, "maximum": 1_000_000}),
+    "order": ("An order's id or number.", _NAME),
+    "order_id": ("The `order_id` that the checkout gave.", _NAME),
+    "package": ("A package's id or slug.", _NAME),
+    "token": ("As it stands in the letter.", _NAME),
 }
 _ABOUT = (
     "Requests and answers are JSON. A well-formed question about a license is answered 200, with the verdict in the "
@@ -149,9 +159,9 @@ def _content(schema: Json, example: Any) -> Json:
 
 
 def _parameters(path: str, one: Operation) -> Iterator[Json]:
-    for name in _IN_PATH.findall(path):
-        schema = {"type": "string", "minLength": 1, "maxLength": 400}
-        yield {"name": name, "in": "path", "required": True, "description": PATH_PARTS[name], "schema": schema}
+    for name, (told, schema) in _IN_PATHS.items():
+        if f"{{{name}}}" in path:
+            yield {"name": name, "in": "path", "required": True, "description": told, "schema": schema}
     for name, told in one.headers.items():
         schema = {"type": "string", "pattern": "^[!-~]*$", "maxLength": 128}
         yield {"name": name, "in": "header", "description": told, "schema": schema}
@@ -187,7 +197,7 @@ def _answer(
 ) -> Json:
     named = ["X-Request-Id", *limits]
     named += ["Retry-After"] if status in (429, 503) else []
-    named += ["WWW-Authenticate"] if status == 401 and kind is Errors else []
+    named += ["WWW-Authenticate"] if status == 401 and kind in (Errors, PAGE) else []
     named += ["ETag", "Cache-Control"] if is_cached and status in (200, 304) else []
     named += ["Location"] if status == 303 else []
     told: Json = {"description": meaning, "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in named}}

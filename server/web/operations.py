@@ -16,6 +16,19 @@ from server.services.sending import SendReport
 from server.web.checkout import Initiated, InitiateRequest, KeptOrder, OrderAnswer, Refunded, RefundRequest
 from server.web.health import Health
 from server.web.licenses import ActivateRequest, DeactivateRequest, ValidateRequest, VerdictAnswer
+from server.web.me import (
+    Accepted,
+    Me,
+    MyEnrollment,
+    MyEnrollments,
+    MyLicense,
+    MyLicenses,
+    MyOrder,
+    MyOrders,
+    ReleaseRequest,
+    SignedOut,
+    SignInRequest,
+)
 from server.web.older import (
     Generated,
     GenerateRequest,
@@ -43,11 +56,13 @@ from server.web.owner import (
     TransferRequest,
 )
 from server.web.packages import Bundle, Package, PackageList, PackageQuery
+from server.web.portal import EmailForm, PortalQuery, ReleaseForm, SignOutForm
 from server.web.shop import OrderForm, PackagePageQuery, ShopQuery
 from server.web.webhooks import Received
 
 JSON, FORM, TEXT, HTML = "application/json", "application/x-www-form-urlencoded", "text/plain", "text/html"
-OPEN, BEARER = "", "owner"
+PAGE = "text/html; charset=utf-8"  # made for one person, and in no cache
+OPEN, BEARER, SESSION = "", "owner", "customer"
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,8 +89,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def tells_limits(self) -> bool:
-        """Whether its answers say how many requests are left; elsewhere only failed proofs are counted."""
-        return self.proof == OPEN and 429 in self.refuses
+        """Whether its answers say how many requests are left; elsewhere only failed proofs are counted, and letters."""
+        return self.proof == OPEN and 429 in self.refuses and self.gives not in (Accepted, PAGE)
 
 
 class Anything(msgspec.Struct):
@@ -147,7 +162,7 @@ _CHECKOUT = {
         }
     },
 }
-_ORDER = {
+_INITIATE = {
     "package_ids": ["imagewave"],
     "email": "ann@example.com",
     "name": "Ann Example",
@@ -164,19 +179,53 @@ _INITIATED = {
     "status_url": "https://licenses.example.com/order/K7Q2M4X9P1R8T5V3W6Z0?claim=0f3c",
 }
 
+_ORDER = {
+    "order_id": "K3ZQ81PVD0W6M2XHBT7N",
+    "order_number": "ORD-20261120-7QXM",
+    "status": "paid",
+    "amount": "119.00",
+    "currency": "pln",
+    "items": [{"product_id": "imagewave", "name": "ImageWave Converter", "price": "119.00", "quantity": 1}],
+    "placed_at": "2026-11-20T18:31:40Z",
+    "license_keys": [KEY],
+}
+_ENROLLED = {
+    "package_id": "imagewave",
+    "slug": "imagewave",
+    "name": "ImageWave Converter",
+    "is_bundle": False,
+    "enrolled": True,
+    "expiry_date": None,
+    "license_ids": ["lic_97fd713d8966ef056896"],
+}
+
 # ---------------------------------------------------------------------------------------------------- the table
-_APPS, _OLDER, _HOOKS, _SHOP, _OWNER, _OTHER = (
+_APPS, _OLDER, _HOOKS, _SHOP, _OWNER, _CUSTOMER, _PAGES, _OTHER = (
     "Desktop apps",
     "Older doors",
     "Webhooks",
     "The store front",
     "The owner's API",
+    "The customer's account",
+    "Pages",
     "The service itself",
 )
 _BODY = (400, 413, 429, 503)
 _PROVEN = (400, 403, 404, 413, 429, 503)
-_PAGE = (404, 422, 503)
+_BUYER = (404, 422, 503)
+_CSRF = {"X-CSRF-Token": "The session's `csrf_token`, from `GET /api/v1/me`."}
 _FIND, _DECIDE = (401, 404, 429, 503), (400, 401, 404, 409, 413, 422, 429, 503)
+
+
+def _mine(does: str, gives: Any, *refuses: int, **more: Any) -> Operation:
+    """Of the session's own account."""
+    return Operation(tag=_CUSTOMER, does=does, gives=gives, refuses=(401, *refuses, 503), proof=SESSION, **more)
+
+
+def _page(does: str, *refuses: int, **more: Any) -> Operation:
+    """A page for people, whose refusals are pages too."""
+    also = dict.fromkeys((*refuses, 503), PAGE) | more.pop("also", {})
+    return Operation(tag=_PAGES, does=does, also=also, **({"gives": PAGE} | more))
 
 
 def _decision(does: str, takes: Any = None, **more: Any) -> Operation:
@@ -393,7 +442,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         status=201,
         refuses=(400, 404, 413, 422, 429),
         also={503: KeptOrder},
-        sends=_ORDER,
+        sends=_INITIATE,
         sees=_INITIATED,
     ),
     ("get", "/api/v1/checkout/order/{order_id}"): Operation(
@@ -452,17 +501,87 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         refuses=(404, 422, 429, 503),
     ),
     ("get", "/pay/{order_id}"): Operation(
-        tag=_SHOP, does="Sends the buyer's browser to the platform.", gives=HTML, also={303: None}, refuses=_PAGE
+        tag=_SHOP, does="Sends the buyer's browser to the platform.", gives=HTML, also={303: None}, refuses=_BUYER
     ),
     ("get", "/pay/{order_id}/back"): Operation(
         tag=_SHOP,
         does="Where the platform sends the buyer back to; what he brings proves nothing, so the platform is asked.",
         gives=HTML,
         also={303: None},
-        refuses=_PAGE,
+        refuses=_BUYER,
     ),
     ("get", "/pay/{order_id}/cancelled"): Operation(
-        tag=_SHOP, does="Where a buyer comes back to who gave up.", gives=HTML, also={303: None}, refuses=_PAGE
+        tag=_SHOP, does="Where a buyer comes back to who gave up.", gives=HTML, also={303: None}, refuses=_BUYER
+    ),
+    ("post", "/api/v1/portal/sign-in"): Operation(
+        tag=_CUSTOMER,
+        does="Send a link to sign in, if the address has an account; the answer never tells.",
+        takes=SignInRequest,
+        gives=Accepted,
+        status=202,
+        refuses=(400, 413, 429, 503),
+        sends={"email": "ann@example.com"},
+    ),
+    ("post", "/api/v1/portal/sign-out"): _mine("End the session, for every worker.", SignedOut, 403, headers=_CSRF),
+    ("get", "/api/v1/me"): _mine("Who is signed in, and the token that changes need.", Me),
+    ("get", "/api/v1/me/licenses"): _mine(
+        "The account's licenses with keys and devices, the newest first.", MyLicenses
+    ),
+    ("post", "/api/v1/me/licenses/{license}/devices/{number}/release"): _mine(
+        "Free a seat of a license (by its public id); `DEVICE_RELEASES` times in 90 days.",
+        MyLicense,
+        *(400, 403, 404, 409, 413),
+        takes=ReleaseRequest,
+        may_be_empty=True,
+        headers=_CSRF,
+    ),
+    ("get", "/api/v1/me/orders"): _mine("The account's orders, the newest first.", MyOrders),
+    ("get", "/api/v1/orders/me"): _mine("Another name of the same.", MyOrders),
+    ("get", "/api/v1/orders/{order}"): _mine(
+        "One order of the account, by its id or number.", MyOrder, 404, sees=_ORDER
+    ),
+    ("get", "/api/v1/package-enrollments/me"): _mine("The packages that the account may use now.", MyEnrollments),
+    ("get", "/api/v1/package-enrollments/{package}/check"): _mine(
+        "Whether the account may use a package now: a bundle only with all that is in it.",
+        MyEnrollment,
+        404,
+        sees=_ENROLLED,
+    ),
+    ("get", "/portal"): _page(
+        "The account of who is signed in; else it leads to the next one.", 400, asks=PortalQuery, also={303: None}
+    ),
+    ("get", "/portal/sign-in"): _page("Where a link to sign in is asked for."),
+    ("post", "/portal/sign-in"): _page(
+        "Send a link, as `POST /api/v1/portal/sign-in` does.",
+        *(400, 403, 413, 429),
+        takes=EmailForm,
+        media=(FORM,),
+        status=202,
+    ),
+    ("get", "/portal/sign-in/{token}"): _page("What a mailed link shows: a button. Looking spends nothing.", 404, 410),
+    ("post", "/portal/sign-in/{token}"): _page(
+        "The button: spends the link and signs in.", 403, 404, 410, gives=None, status=303
+    ),
+    ("post", "/portal/sign-in/{token}/again"): _page(
+        "A new link in the place of one that is over.", 403, 404, 429, status=202
+    ),
+    ("post", "/portal/sign-out"): _page(
+        "The page's button to sign out.",
+        *(400, 401, 403, 413),
+        takes=SignOutForm,
+        media=(FORM,),
+        gives=None,
+        status=303,
+        proof=SESSION,
+    ),
+    ("post", "/portal/licenses/{license}/release"): _page(
+        "The page's button to free a seat.",
+        *(400, 401, 403, 404, 409, 413),
+        takes=ReleaseForm,
+        media=(FORM,),
+        gives=None,
+        status=303,
+        proof=SESSION,
     ),
     ("get", "/health"): Operation(
         tag=_OTHER, does="How the service is; 503 when nothing can be written.", gives=Health, also={503: Health}

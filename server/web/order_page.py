@@ -13,10 +13,11 @@ from server.domain import money
 from server.domain.order import OPEN, OrderFile, OrderState
 from server.errors import Conflict
 from server.platforms.base import Checkout
+from server.services.accounts import account_of
 from server.services.checkout import PlatformDown
 from server.services.letter_writing import SHOPS
 from server.services.letters import masked_address
-from server.web import claims, limits, pay, trouble
+from server.web import claims, limits, pay, sessions, trouble
 from server.web.pages import page, script, see_other
 from server.web.services import services
 
@@ -41,8 +42,9 @@ def may_see(file: OrderFile) -> bool:
 
 
 def is_signed_in_as(email: str) -> bool:
-    """Whether a customer's session is that of this address: there are no sessions yet."""
-    return False
+    """Whether a customer's session is that of this address."""
+    session = sessions.find()
+    return session is not None and session.email == account_of(email)
 
 
 @blueprint.get("/<order_id>")

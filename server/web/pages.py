@@ -7,10 +7,11 @@ from base64 import b64encode
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
-from flask import Response, make_response, redirect, render_template, request
+from flask import Blueprint, Response, make_response, redirect, render_template, request
+from werkzeug.exceptions import HTTPException
 
-from server.errors import BadRequest
-from server.web.responses import raw_body
+from server.errors import BadRequest, KeyledgerError
+from server.web.responses import raw_body, status_of, with_headers_of
 from server.web.services import services
 
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -67,3 +68,21 @@ def form_fields() -> dict[str, str]:
 def wants_page() -> bool:
     """Whether a person asks: browsers say so, programs do not."""
     return "text/html" in request.headers.get("Accept", "")
+
+
+def tell_errors_as_pages(blueprint: Blueprint) -> None:
+    @blueprint.errorhandler(KeyledgerError)
+    def told(error: KeyledgerError) -> Response:
+        status, title = status_of(error)
+        return with_headers_of(error, message(status, title, error.detail))
+
+    @blueprint.errorhandler(HTTPException)
+    def refused(error: HTTPException) -> Response:
+        return message(error.code or 500, error.name, error.description or error.name)
+
+
+def message(status: int, title: str, detail: str) -> Response:
+    response = page("message.html", status, title=title, detail=detail)
+    if status in (429, 503):
+        response.headers["Retry-After"] = "30"
+    return response

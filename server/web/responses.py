@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from urllib.parse import parse_qsl
 
 import msgspec
 from flask import Flask, Response, request
@@ -43,6 +44,7 @@ STATUS: dict[type[KeyledgerError], tuple[int, str]] = {
     StorageUnavailable: (503, "Storage unavailable"),
 }
 MAX_BODY = 256 * 1024
+_MOST_FIELDS = 50
 RETRY_AFTER = "30"
 
 T = TypeVar("T")
@@ -78,8 +80,6 @@ def error_answer(status: int, code: str, title: str, detail: str) -> Response:
     response = answer({"errors": [{"code": code, "title": title, "detail": detail}]}, status)
     if status in (429, 503):
         response.headers["Retry-After"] = RETRY_AFTER
-    if status == 401:
-        response.headers["WWW-Authenticate"] = "Bearer"
     return response
 
 
@@ -120,6 +120,18 @@ def checked(raw: bytes, kind: type[T]) -> T:
         raise BadRequest(_named(error)) from None
 
 
+def form_of(kind: type[T]) -> T:
+    """The fields of a page's form as a checked value; an empty one is none. Raises BadRequest that names the field."""
+    try:
+        given = dict(parse_qsl(raw_body().decode(), errors="strict", max_num_fields=_MOST_FIELDS))
+    except ValueError:
+        raise BadRequest("body: not a form") from None
+    try:
+        return msgspec.convert(given, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise BadRequest(_named(error)) from None
+
+
 def query_of(kind: type[T]) -> T:
     """The query's parameters as a checked value; an empty one is none. Raises BadRequest that names the parameter."""
     given = {name: value for name, value in request.args.items() if value}
@@ -156,6 +168,8 @@ def told(error: KeyledgerError) -> Response:
 
 def with_headers_of(error: KeyledgerError, response: Response) -> Response:
     """What an error's answer says beside its body."""
+    if isinstance(error, Unauthorized):
+        response.headers["WWW-Authenticate"] = error.challenge
     if isinstance(error, TooManyRequests):
         response.headers["Retry-After"] = str(error.retry_after)
         response.headers["X-RateLimit-Limit"] = str(error.limit)

@@ -14,7 +14,7 @@ import pytest
 
 from server.errors import PlatformUnreachable
 from server.platforms import web_client
-from server.platforms.web_client import RateLimited, clock_of, get_json, post, send
+from server.platforms.web_client import NoJson, RateLimited, clock_of, get_json, post, send
 
 SECRET = "token_of_the_tests"
 
@@ -66,7 +66,8 @@ class Server:
 
 
 def told(status: int, body: bytes, *headers: str) -> bytes:
-    lines = (f"HTTP/1.1 {status} So", "Connection: close", f"Content-Length: {len(body)}", *headers)
+    kind = () if any(line.startswith("Content-Type") for line in headers) else ("Content-Type: application/json",)
+    lines = (f"HTTP/1.1 {status} So", "Connection: close", f"Content-Length: {len(body)}", *kind, *headers)
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
@@ -87,12 +88,24 @@ def test_it_gives_the_body_whatever_the_status(server, status):
     assert server.heard[0].endswith(b'\r\n\r\n{"a": 1}')
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"3", b'{"a": ', b'{"a": "\xff"}'])
+@pytest.mark.parametrize("body", [b"", b"<html>", b"3", b'{"a": ', b'{"a": "\xff"}'])
 @pytest.mark.parametrize("status", [200, 404])
 def test_what_is_no_object_of_json_is_no_answer(server, body, status):
     server.pieces = (told(status, body),)
     with pytest.raises(PlatformUnreachable, match=f"127.0.0.1 answers {status} with something that is not JSON"):
         send("GET", server.url)
+
+
+@pytest.mark.parametrize("kind", ["text/html", "text/plain; charset=utf-8", ""])
+def test_what_does_not_call_itself_json_is_none(server, kind):
+    server.pieces = (told(200, b"{}", f"Content-Type: {kind}"),)
+    with pytest.raises(NoJson):
+        send("GET", server.url)
+
+
+def test_a_list_is_the_data_of_an_object(server):
+    server.pieces = (told(200, b'[{"a": "b"}]', "Content-Type: application/hal+json; charset=utf-8"),)
+    assert [one.text("a") for one in send("GET", server.url)[1].parts("data")] == ["b"]
 
 
 def test_a_platform_that_wants_a_rest_says_for_how_long(server):

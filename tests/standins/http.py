@@ -74,6 +74,7 @@ class StandIn(ABC):
     - `hang`: seconds of silence before an answer; `math.inf` stays silent until `close()`
     - `fail_next(status, times, retry_after)`: the next answers
     - `rate_limit(every)`: each n-th answer is a 429
+    - `lose_next(times)`: what is asked is done, but the connection closes without the answer
 
     `asked` are the paths with their queries, without credentials, of all requests that arrived, failed ones too.
     """
@@ -88,6 +89,7 @@ class StandIn(ABC):
         self._drops = False
         self._failures: list[Answer] = []
         self._every, self._counted = 0, 0
+        self._losses = 0
         self._limited = Answer(429)
         self._reserved: socket.socket | None = None
         self._server: _Server | None = _Server(self, 0)
@@ -112,6 +114,10 @@ class StandIn(ABC):
         with self._lock:
             self._every, self._counted = every, 0
             self._limited = _later(self.fault(429), retry_after)
+
+    def lose_next(self, times: int = 1) -> None:
+        with self._lock:
+            self._losses += times
 
     def down(self, refuse: bool = True) -> None:
         if not refuse:
@@ -157,7 +163,17 @@ class StandIn(ABC):
         self.asked.append(asked.path + ("?" + kept if kept else ""))
         if self.hang and self._closed.wait(None if math.isinf(self.hang) else self.hang):
             return None
-        return None if self._drops else self._failure() or self.answer(asked)
+        if self._drops:
+            return None
+        if failure := self._failure():
+            return failure
+        answer = self.answer(asked)
+        return None if self._is_lost() else answer
+
+    def _is_lost(self) -> bool:
+        with self._lock:
+            self._losses, was = max(0, self._losses - 1), self._losses
+        return was > 0
 
     def _failure(self) -> Answer | None:
         with self._lock:

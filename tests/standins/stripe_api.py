@@ -1,4 +1,5 @@
-"""Stripe's API, as far as it is only read: https://docs.stripe.com/api. Its objects are built in stripe_objects.py.
+"""Stripe's API: https://docs.stripe.com/api. Its objects are built in stripe_objects.py; what is written (checkouts,
+refunds) is taken in stripe_desk.py.
 
 What surprises, and is so:
 - lists are newest first, 10 unless `limit` says otherwise; what a parameter is not known for is a 400
@@ -9,6 +10,7 @@ What surprises, and is so:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from typing import Any
 
 from tests.standins.http import Answer, Asked, Json, StandIn
 from tests.standins.stripe_billing import invoice, invoice_line, invoice_payment, subscription
+from tests.standins.stripe_desk import Desk, Refused
 from tests.standins.stripe_objects import (
     VERSION,
     charge,
@@ -26,6 +29,7 @@ from tests.standins.stripe_objects import (
     event,
     line_item,
     listed,
+    payment_intent,
     price,
     refund,
     session,
@@ -41,6 +45,7 @@ __all__ = [  # one place to take the builders from
     "invoice_line",
     "invoice_payment",
     "line_item",
+    "payment_intent",
     "price",
     "refund",
     "session",
@@ -71,6 +76,7 @@ KINDS = {
     "charges": Kind("charges", "charge", ("customer", "payment_intent", "transfer_group")),
     "refunds": Kind("refunds", "refund", ("charge", "payment_intent")),
     "disputes": Kind("disputes", "dispute", ("charge", "payment_intent")),
+    "payment_intents": Kind("payment_intents", "payment_intent", ("customer",)),
     "invoices": Kind("invoices", "invoice", ("collection_method", "customer", "status", "subscription")),
     "invoice_payments": Kind("invoice_payments", "invoice_payment", ("invoice", "payment", "status")),
     "subscriptions": Kind("subscriptions", "subscription", ("collection_method", "customer", "status")),
@@ -78,21 +84,23 @@ KINDS = {
 }
 
 
-class Refused(Exception):
-    def __init__(self, message: str, status: int = 400, code: str = "", **more: str) -> None:
-        super().__init__(message)
-        named = {"code": code} if code else {}
-        self.answer = Answer(status, {"error": {"message": message, "type": "invalid_request_error"} | named | more})
-
-
 class StripeApi(StandIn):
-    def __init__(self, *objects: Json, keys: tuple[str, ...] = (KEY, TEST_KEY)) -> None:
+    """`desk` is where something is done: checkouts, refunds, and the buyers' own part."""
+
+    def __init__(
+        self,
+        *objects: Json,
+        keys: tuple[str, ...] = (KEY, TEST_KEY),
+        clock: Callable[[], int] = lambda: int(time.time()),
+    ) -> None:
         self.keys = keys
+        self.desk = Desk(self, clock)
         self.sessions: dict[str, Json] = {}
         self.line_items: dict[str, list[Json]] = {}  # by the session's id
         self.charges: dict[str, Json] = {}
         self.refunds: dict[str, Json] = {}
         self.disputes: dict[str, Json] = {}
+        self.payment_intents: dict[str, Json] = {}
         self.invoices: dict[str, Json] = {}
         self.invoice_payments: dict[str, Json] = {}
         self.subscriptions: dict[str, Json] = {}
@@ -108,8 +116,12 @@ class StripeApi(StandIn):
             getattr(self, stores[one["object"]])[one["id"]] = one
 
     def answer(self, asked: Asked) -> Answer:
+        if asked.path.startswith("/c/"):
+            return self.desk.page(asked)
         try:
-            told = Answer(200, self._told(asked))
+            is_live, path = self._is_live(asked), asked.path.removeprefix("/v1/").strip("/")
+            is_post = asked.method == "POST"
+            told = self.desk.take(asked, path, is_live) if is_post else Answer(200, self._told(asked, path, is_live))
         except Refused as refused:
             told = refused.answer
         version = asked.headers.get("Stripe-Version", VERSION)
@@ -131,9 +143,7 @@ class StripeApi(StandIn):
         return Answer(status, {"error": error}, {"Request-Id": "req_fault000000000"})
 
     # ---------------------------------------------------------------------------------------------- requests
-    def _told(self, asked: Asked) -> Json:
-        is_live = self._is_live(asked)
-        path = asked.path.removeprefix("/v1/").strip("/")
+    def _told(self, asked: Asked, path: str, is_live: bool) -> Json:
         if found := fullmatch(r"checkout/sessions/(\w+)/line_items", path):
             self._get(KINDS["checkout/sessions"], found[1], is_live)
             return self._page(asked, list(self.line_items.get(found[1], [])), ())

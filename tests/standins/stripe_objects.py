@@ -192,6 +192,43 @@ def charge(
     return told | ({"invoice": invoice, "destination": None, "order": None} if old else {}) | more
 
 
+def payment_intent(
+    id: str = "pi_1",
+    amount: int = 4900,
+    *,
+    status: str = "succeeded",
+    latest_charge: str | None = "ch_1",
+    created: int = WHEN,
+    livemode: bool = True,
+    **more: Any,
+) -> Json:
+    told = nulls(
+        "application application_fee_amount canceled_at cancellation_reason customer customer_account description "
+        "last_payment_error next_action on_behalf_of presentment_details processing receipt_email review "
+        "setup_future_usage shipping source statement_descriptor statement_descriptor_suffix transfer_data "
+        "transfer_group"
+    ) | {
+        "id": id,
+        "object": "payment_intent",
+        "amount": amount,
+        "amount_capturable": 0,
+        "amount_received": amount if status == "succeeded" else 0,
+        "capture_method": "automatic_async",
+        "client_secret": f"{id}_secret_standin",
+        "confirmation_method": "automatic",
+        "created": created,
+        "currency": "usd",
+        "latest_charge": latest_charge,
+        "livemode": livemode,
+        "metadata": {},
+        "payment_method": f"pm_{id[3:]}",
+        "payment_method_options": {"card": nulls("installments mandate_options network")},
+        "payment_method_types": ["card"],
+        "status": status,
+    }
+    return told | more
+
+
 def refund(
     id: str = "re_1",
     charge: str = "ch_1",

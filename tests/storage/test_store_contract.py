@@ -13,7 +13,7 @@ import pytest
 
 from server.domain.keys import license_id
 from server.domain.license import DeviceEvent
-from server.domain.purchase import Entry, EventKind, Grant, event_name
+from server.domain.purchase import Entry, EventKind, Grant, email_name, event_name
 from server.errors import StorageUnavailable
 from server.storage.base import Letter, Store
 from server.storage.flatfile import FlatFileStore
@@ -174,6 +174,39 @@ class StoreContract(ABC):
         for reader in (store, another()):
             found = dict(reader.licenses())
             assert (found["KEY-1"].is_active, found["KEY-2"].is_active) == (False, True)
+
+    def test_licenses_are_found_by_the_address_they_belong_to_now(self, store, another):
+        keep(
+            store,
+            sold(1, email="Ann@Example.com"),
+            sold(2, email=" ann@example.com "),
+            sold(3, email="bob@example.com"),
+        )
+        moved = {"source": "owner", "email": "bob@example.com"}
+        store.tidy(force=True)
+        keep(store, sold(4), entry(EventKind.OWNER_TRANSFER, "owner:1", said=moved, license_keys=("KEY-1",)))
+        for reader in (store, another()):
+            assert sorted(key for key, _ in reader.licenses_of("ANN@example.com")) == ["KEY-2", "KEY-4"]
+            assert sorted(key for key, _ in reader.licenses_of("bob@example.com ")) == ["KEY-1", "KEY-3"]
+            assert [reader.licenses_of(other) for other in ("", "ann", "eve@example.com")] == [[], [], []]
+            found = dict(reader.licenses_of("ann@example.com"))
+            assert found["KEY-4"] == reader.find_license("KEY-4")
+
+    def test_a_license_whose_later_events_name_nobody_still_has_its_address(self, store, another):
+        new = Grant(product_id="wave", license_key="NEW-1", replaces="KEY-1")
+        keep(store, sold(1), entry(EventKind.OWNER_REISSUE, "owner:1", new, said={"source": "owner", "email": None}))
+        for reader in (store, another()):
+            assert sorted(key for key, _ in reader.licenses_of("ann@example.com")) == ["KEY-1", "NEW-1"]
+
+    def test_two_purchases_of_one_address_stay_two(self, store, another):
+        keep(store, sold(1), sold(2))
+        store.tidy(force=True)
+        keep(store, entry(EventKind.REFUND, "s1:refund", said={"sale_id": "s1"}), sold(3))
+        for reader in (store, another()):
+            assert told(reader.history(["sale\0gumroad\0s1"])) == ["s1:sale", "s1:refund"]
+            assert reader.history([email_name("ann@example.com")]) == []
+            states = [license.is_active for _, license in reader.licenses_of("ann@example.com")]
+            assert states == [False, True, True]
 
     # ------------------------------------------------------------------------------------------------ devices
     def test_device_lines_are_kept_in_order_for_each_license(self, store, another):

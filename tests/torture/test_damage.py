@@ -450,7 +450,9 @@ def test_an_index_cut_anywhere_changes_nothing(books, step, torture):
             assert len(chain(damaged.folder / LEDGER)) == 4
 
 
-@pytest.mark.parametrize("content", [None, b"", b"garbage", b"keyledger history 1\n{}\n", b"\0" * 100_000])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"garbage", b"keyledger history 1\n{}\n", b"keyledger history 2\n{}\n", b"\0" * 100_000]
+)
 def test_an_index_that_is_none_is_made_anew(books, content):
     assert recovers(books, (INDEX, content)) == ()
 

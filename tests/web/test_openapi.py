@@ -34,12 +34,8 @@ def routes(app) -> set[tuple[str, str]]:
     """What the application answers, with each platform by its name."""
     found = set()
     for rule in app.url_map.iter_rules():
-        path = (
-            rule.rule.replace("<name>", "{license}")
-            .replace("<package_name>", "{package}")
-            .replace("<", "{")
-            .replace(">", "}")
-        )
+        path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule.replace("<name>", "{license}"))
+        path = path.replace("{package_name}", "{package}")
         by_post = [name for name, platform in PLATFORMS.items() if "POST" in platform.methods]
         for platform in by_post if "{platform}" in path else [""]:
             methods = rule.methods - {"HEAD", "OPTIONS"}
@@ -59,10 +55,14 @@ def test_every_route_is_in_it_and_nothing_else(shop, told):
 
 def test_what_asks_for_the_owners_token_is_what_says_so(shop, told):
     for method, path in OPERATIONS:
-        answered = shop.client.open(re.sub(r"{\w+}", "lic_1", path), method=method, json={})
+        asked = {"email": "ann@example.com"} if path.endswith("portal/sign-in") else {}
+        answered = shop.client.open(re.sub("{\\w+}", "1", path), method=method, json=asked)
         by_token = {"owner": []} in told["paths"][path][method].get("security", [])
-        is_refused = answered.status_code == 401 and "WWW-Authenticate" in answered.headers
+        is_refused = answered.status_code == 401 and answered.headers["WWW-Authenticate"] == "Bearer"
         assert is_refused == by_token, path
+        by_session = {"customer": []} in told["paths"][path][method].get("security", [])
+        if by_session and path.startswith("/api/"):
+            assert (answered.status_code, answered.headers["WWW-Authenticate"]) == (401, "Cookie"), path
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,97 @@
+"""Signing in: links that are mailed, and the sessions that they are changed into.
+
+A link is made when its letter is written and stands in no file of ours. It is good for an hour and for one use, over
+all workers; so is the end of a session. Nothing else of either is kept anywhere: they are sealed words.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import msgspec
+
+from server.domain.license import Moment
+from server.services.accounts import account_of
+from server.services.seals import Seal
+from server.settings import Settings
+from server.storage.base import Shelf
+
+LINK_FOR = timedelta(hours=1)
+SESSION_FOR = timedelta(days=14)
+
+
+class Link(msgspec.Struct, frozen=True):
+    email: str
+    until: Moment
+    nonce: str
+
+
+class Session(msgspec.Struct, frozen=True):
+    """Who is signed in. `csrf_token` has to come back with whatever changes something."""
+
+    email: str
+    until: Moment
+    id: str
+    csrf_token: str
+
+
+class Links:
+    def __init__(self, shelf: Shelf, settings: Settings, clock: Callable[[], datetime]) -> None:
+        self._shelf, self._clock, self._base = shelf, clock, settings.app_url
+        self._seal = Seal(settings.secret_key, "sign-in link", Link)
+
+    def make(self, email: str) -> str:
+        """The address of a fresh link."""
+        link = Link(account_of(email), self._clock() + LINK_FOR, secrets.token_urlsafe(9))
+        return f"{self._base}/portal/sign-in/{self._seal.close(link)}"
+
+    def read(self, token: str) -> Link | None:
+        """The link, be it over or not; None where it is none of ours."""
+        return self._seal.open(token)
+
+    def is_open(self, link: Link) -> bool:
+        now = self._clock()
+        return now < link.until and self._shelf.get(_spent(link), now) is None
+
+    def spend(self, link: Link) -> bool:
+        """True for the first who spends it, while it lasts."""
+        now = self._clock()
+        return now < link.until and self._shelf.claim(_spent(link), link.until, now)
+
+
+class Sessions:
+    def __init__(self, shelf: Shelf, settings: Settings, clock: Callable[[], datetime]) -> None:
+        self._shelf, self._clock = shelf, clock
+        self._seal = Seal(settings.secret_key, "session", Session)
+
+    def begin(self, email: str) -> tuple[Session, str]:
+        """A session under a name that nobody knew before, and the cookie that carries it."""
+        until = self._clock() + SESSION_FOR
+        session = Session(email, until, secrets.token_urlsafe(16), secrets.token_urlsafe(16))
+        return session, self._seal.close(session)
+
+    def find(self, cookie: str) -> Session | None:
+        session, now = self._seal.open(cookie), self._clock()
+        if session is None or now >= session.until or self._shelf.get(_ended(session), now) is not None:
+            return None
+        return session
+
+    def end(self, session: Session) -> None:
+        """For every worker; on disk when this returns."""
+        self._shelf.put(_ended(session), "", session.until, self._clock())
+
+
+def _spent(link: Link) -> str:
+    return f"link:{_digest(link.nonce)}"
+
+
+def _ended(session: Session) -> str:
+    return f"session:{_digest(session.id)}"
+
+
+def _digest(text: str) -> str:
+    """A name that tells nobody who reads the shelf what it stands for."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
