@@ -20,6 +20,7 @@ from tests.acceptance.servers import Server
 from tests.standins import easypaisa, jazzcash, payu
 from tests.standins.payu_notices import SECOND_KEY
 
+expect.set_options(timeout=15_000)  # a busy machine may take its time
 HOSTILE = "<img src=x onerror=alert(1)>\"'&</textarea>"
 CATALOGUE: dict[str, Any] = {
     "tiers": {"pro": {"features": ["batch", "cloud_sync"]}},
@@ -92,7 +93,7 @@ class Street:
 
     def page(self, **more: Any) -> Page:
         context = self.browser.new_context(base_url=self.url, **more)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(15_000)
         return self.listen(context)
 
     def listen(self, context: BrowserContext) -> Page:
