@@ -26,6 +26,7 @@ from server.services.mailer import ConsoleMailer, Mailer, SmtpMailer
 from server.services.order_refunds import OrderRefunds
 from server.services.outbox import Outbox
 from server.services.packages import Packages
+from server.services.receipt import Receipts
 from server.services.seats import Seats
 from server.services.settlement import Settlement
 from server.settings import Settings, load_settings
@@ -49,6 +50,7 @@ class Services:
     packages: Packages
     desk: Desk
     refunds: OrderRefunds
+    receipts: Receipts
     licenses: LicenseManager
     outbox: Outbox
     customers: Customers
@@ -97,6 +99,7 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
         packages=packages,
         desk=Desk(store, packages, platforms, settings, clock, threads_run()),
         refunds=OrderRefunds(store, platforms, inquiries, settlement, settings.refund_window_days, clock),
+        receipts=Receipts(store, catalogue),
         licenses=licenses,
         outbox=outbox,
         customers=Customers(store, catalogue, outbox, settings, clock),

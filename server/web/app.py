@@ -26,10 +26,12 @@ from server.web import (
     me,
     older,
     openapi,
+    order_page,
     owner,
     packages,
     pay,
     portal,
+    shop,
     webhooks,
 )
 from server.web.responses import MAX_BODY, register_errors
@@ -73,8 +75,8 @@ def make_app(services: Services) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # no redirects: they repeat the query, with its secret, to any Host
     app.extensions["keyledger"] = services
-    shop = (packages, checkout, pay, me, portal)
-    for room in (webhooks, jvzoo_doors, licenses, *shop, owner, older, health, openapi, docs):
+    front = (packages, checkout, pay, me, shop, order_page, portal)
+    for room in (webhooks, jvzoo_doors, licenses, *front, owner, older, health, openapi, docs):
         app.register_blueprint(room.blueprint)
     app.know_busy_paths([VALIDATE, *(f"{WEBHOOKS}/{name}" for name in services.platforms)])
     register_errors(app)

@@ -38,6 +38,7 @@ from server.web.older import (
     Verified,
     VerifyRequest,
 )
+from server.web.order_page import OrderPageQuery
 from server.web.owner import (
     Decided,
     ExtendRequest,
@@ -56,6 +57,7 @@ from server.web.owner import (
 )
 from server.web.packages import Bundle, Package, PackageList, PackageQuery
 from server.web.portal import EmailForm, PortalQuery, ReleaseForm, SignOutForm
+from server.web.shop import OrderForm, PackagePageQuery, ShopQuery
 from server.web.webhooks import Received
 
 JSON, FORM, TEXT, HTML = "application/json", "application/x-www-form-urlencoded", "text/plain", "text/html"
@@ -460,6 +462,43 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         refuses=_DECIDE,
         proof=BEARER,
         sends={"amount": "10.00"},
+    ),
+    ("get", "/shop"): Operation(
+        tag=_SHOP,
+        does="The packages as a page, the featured first; 404 where nothing can be bought.",
+        asks=ShopQuery,
+        gives=HTML,
+        refuses=(400, 404),
+    ),
+    ("get", "/shop/{package}"): Operation(
+        tag=_SHOP,
+        does="One package as a page, with the form to order it.",
+        asks=PackagePageQuery,
+        gives=HTML,
+        refuses=(400, 404),
+    ),
+    ("post", "/shop/{package}"): Operation(
+        tag=_SHOP,
+        does="That form: places the order, and sends the browser to its payment. 422 is the form with what to mend.",
+        takes=OrderForm,
+        media=(FORM,),
+        status=303,
+        also={422: HTML},
+        refuses=(400, 404, 413, 429, 503),
+    ),
+    ("get", "/order/{order_id}"): Operation(
+        tag=_SHOP,
+        does="How an order stands, as a page; with its keys for the browser that began it.",
+        asks=OrderPageQuery,
+        gives=HTML,
+        also={303: None},
+        refuses=(404, 429, 503),
+    ),
+    ("post", "/order/{order_id}/again"): Operation(
+        tag=_SHOP,
+        does="That page's button: orders the same once more where nobody paid, and leads to the payment.",
+        status=303,
+        refuses=(404, 422, 429, 503),
     ),
     ("get", "/pay/{order_id}"): Operation(
         tag=_SHOP, does="Sends the buyer's browser to the platform.", gives=HTML, also={303: None}, refuses=_BUYER

@@ -5,33 +5,47 @@ from __future__ import annotations
 import hashlib
 from base64 import b64encode
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
-from flask import Blueprint, Response, make_response, redirect, render_template
+from flask import Blueprint, Response, make_response, redirect, render_template, request
 from werkzeug.exceptions import HTTPException
 
-from server.errors import KeyledgerError
-from server.web.responses import status_of, with_headers_of
+from server.errors import BadRequest, KeyledgerError
+from server.web.responses import raw_body, status_of, with_headers_of
 from server.web.services import services
 
-STYLE = (Path(__file__).with_name("templates") / "pages.css").read_text()
-_STYLE_HASH = b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+_TEMPLATES = Path(__file__).with_name("templates")
+STYLE = (_TEMPLATES / "pages.css").read_text()
 _PRIVATE = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}  # an address may hold a link to sign in
+_MOST_FIELDS = 50
 
 
-def page(template: str, status: int = 200, forms_to: str = "'self'", **words: object) -> Response:
-    """A template of `templates/`, which extends `page.html`. `forms_to` is where its forms may lead."""
+def _hash(text: str) -> str:
+    return f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+_STYLE_HASH = _hash(STYLE)
+
+
+def script(name: str) -> str:
+    """A script of `templates/`, which a page holds in itself."""
+    return (_TEMPLATES / name).read_text()
+
+
+def page(template: str, status: int = 200, forms_to: str = "'self'", script: str = "", **words: object) -> Response:
+    """A template of `templates/`, which extends `page.html`. `forms_to` is where its forms may lead, `script` the only
+    one that runs."""
     address = urlsplit(services().settings.app_url)
-    known = {"style": STYLE, "base": address.path, "host": address.netloc, "csrf_token": None} | words
-    response = make_response(render_template(template, **known), status)
-    response.headers |= _PRIVATE | {"Content-Security-Policy": _policy(forms_to)}
+    frame = {"style": STYLE, "base": address.path, "host": address.netloc, "csrf_token": None, "script": script}
+    response = make_response(render_template(template, **(frame | words)), status)
+    response.headers |= _PRIVATE | {"Content-Security-Policy": _policy(forms_to, script)}
     return response
 
 
-def _policy(forms_to: str) -> str:
+def _policy(forms_to: str, script: str) -> str:
     return (
         f"default-src 'none'; base-uri 'none'; form-action {forms_to}; frame-ancestors 'none'; "
-        f"style-src 'sha256-{_STYLE_HASH}'"
+        f"style-src {_STYLE_HASH}" + (f"; script-src {_hash(script)}" if script else "")
     )
 
 
@@ -40,6 +54,20 @@ def see_other(path: str) -> Response:
     response = make_response(redirect(urlsplit(services().settings.app_url).path + path, 303))
     response.headers |= _PRIVATE
     return response
+
+
+def form_fields() -> dict[str, str]:
+    """What a page's form sent, as it was typed. Raises BadRequest for what no form sends."""
+    try:
+        pairs = parse_qsl(raw_body().decode(), keep_blank_values=True, errors="strict", max_num_fields=_MOST_FIELDS)
+    except (ValueError, UnicodeError):
+        raise BadRequest("body: this is no form") from None
+    return dict(pairs)
+
+
+def wants_page() -> bool:
+    """Whether a person asks: browsers say so, programs do not."""
+    return "text/html" in request.headers.get("Accept", "")
 
 
 def tell_errors_as_pages(blueprint: Blueprint) -> None:

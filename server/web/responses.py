@@ -148,8 +148,8 @@ def _named(error: Exception) -> str:
 
 
 def register_errors(app: Flask) -> None:
-    app.register_error_handler(KeyledgerError, _told)
-    app.register_error_handler(HTTPException, _http)
+    app.register_error_handler(KeyledgerError, told)
+    app.register_error_handler(HTTPException, told_by_http)
     app.register_error_handler(Exception, _unforeseen)
 
 
@@ -161,10 +161,9 @@ def status_of(error: KeyledgerError) -> tuple[int, str]:
     return status, title
 
 
-def _told(error: KeyledgerError) -> Response:
+def told(error: KeyledgerError) -> Response:
     status, title = status_of(error)
-    response = error_answer(status, error.code, title, error.detail)
-    return with_headers_of(error, response)
+    return with_headers_of(error, error_answer(status, error.code, title, error.detail))
 
 
 def with_headers_of(error: KeyledgerError, response: Response) -> Response:
@@ -179,7 +178,7 @@ def with_headers_of(error: KeyledgerError, response: Response) -> Response:
     return response
 
 
-def _http(error: HTTPException) -> Response:
+def told_by_http(error: HTTPException) -> Response:
     status = error.code or 500
     code = (error.name or "error").upper().replace(" ", "_")
     detail = "the body is larger than 256 KiB" if status == 413 else (error.description or error.name)

@@ -13,13 +13,15 @@ from werkzeug.exceptions import MethodNotAllowed
 
 from server.domain.keys import license_id
 from server.domain.purchase import PAID, Entry, Outcome
-from server.errors import PlatformOff, Unverified
+from server.errors import PlatformOff, StorageUnavailable, Unverified
 from server.platforms import Platform, WebhookRequest
 from server.platforms.base import Reply
 from server.services.limits import Kind
 from server.services.settlement import Told
-from server.web import limits, logs
+from server.web import limits, logs, trouble
+from server.web.pages import wants_page
 from server.web.responses import answer, raw_body
+from server.web.responses import told as refusal
 from server.web.services import services
 
 log = logging.getLogger(__name__)
@@ -57,6 +59,12 @@ def receive_easypaisa() -> Response:
 @blueprint.post("/webhooks/stripe")  # the older door
 def receive_stripe() -> Response:
     return receive("stripe")
+
+
+@blueprint.errorhandler(StorageUnavailable)
+def not_written(error: StorageUnavailable) -> Response:
+    """What brings a payment back may be the buyer's own browser, as JazzCash does it: he must not pay again."""
+    return trouble.not_written() if wants_page() else refusal(error)
 
 
 def _replied(reply: Reply) -> Response:
