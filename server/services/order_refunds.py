@@ -22,7 +22,7 @@ from server.domain.purchase import Entry, EventKind, PurchaseEvent
 from server.errors import Conflict, PlatformUnreachable, Unprocessable
 from server.platforms.base import Platform, Refunds, RefundState, RefundWord
 from server.services.inquiries import Inquiries
-from server.services.settlement import SOON, Settlement, watch
+from server.services.settlement import MAY_ARRIVE, SOON, Settlement, watch
 from server.storage.base import Store
 
 log = logging.getLogger(__name__)
@@ -81,32 +81,33 @@ class OrderRefunds:
             file = self._store.orders.find(order.order_id) or file
             stands = self._account(file)
             asked = next((line for line in file.of(Step.REFUND_ASKED) if line.refund_id == refund_id), None)
-            is_new = asked is None
             minor = self._amount(file, stands, amount) if asked is None else asked.amount or 0
-            if not is_new:
+            if asked is not None:
                 _same_amount(file, minor, amount)
             self._note(file, Step.REFUND_ASKED, refund_id, minor)
+        watch(self._store, order.order_id, self._clock(), SOON)  # should we be killed while the platform is asked
         assert stands.sale is not None
         names = payment_names(file, stands.sale)
         try:
             word = (
                 platform.refund(order, names, minor, refund_id)
-                if is_new
-                else self._found(platform, file, names, refund_id)
+                if asked is None
+                else self._found(platform, file, names, asked)
             )
         except PlatformUnreachable as error:
-            watch(self._store, order.order_id, self._clock(), SOON)
             log.warning("a refund is in doubt", extra={"order": order.number, "why": error.detail})
             note = "it is not known whether the platform did it: it is asked, and nothing is refunded twice"
             return Refund(refund_id=refund_id, amount=minor, standing=Standing.IN_DOUBT, note=note)
         return self._took(file, refund_id, minor, word)
 
-    def _found(self, platform: Refunds, file: OrderFile, names: Sequence[str], refund_id: str) -> RefundWord:
-        """A refund that was asked for before is looked up, never asked for again."""
-        found = platform.find_refund(file.order, names, refund_id)
-        if found is None:
-            return RefundWord(RefundState.REFUSED, note="the platform knows nothing of it: ask for a new one")
-        return found
+    def _found(self, platform: Refunds, file: OrderFile, names: Sequence[str], asked: OrderLine) -> RefundWord:
+        """A refund that was asked for before is looked up, never asked for again. One that the platform does not know
+        may still be on its way to it, in another request: only later is it certain that it never arrived."""
+        found = platform.find_refund(file.order, names, asked.refund_id or "")
+        if found is None and self._clock() < asked.timestamp + MAY_ARRIVE:
+            raise PlatformUnreachable(f"{file.order.source} does not know the refund yet")
+        note = "the platform knows nothing of it: ask for a new one"
+        return found or RefundWord(RefundState.REFUSED, note=note)
 
     def _took(self, file: OrderFile, refund_id: str, minor: int, word: RefundWord) -> Refund:
         if word.state is RefundState.REFUSED:

@@ -48,7 +48,7 @@ class Office(Counter):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.register = Register()
-        self.settlement._platforms["payu"] = self.register  # the same table as that of the inquiries
+        self.platforms["payu"] = self.register
         self.books = Reconciliation(self.store, self.fulfilment, self.inquiries, lambda: self.now, lambda seconds: None)
         self.waits: list[float] = []
 

@@ -172,6 +172,7 @@ def room_for() -> Iterator[Path]:
     try:
         yield Path(where)
     finally:
-        for store in _OPENED.pop(Path(where), []):
-            store.close()
+        for folder in [folder for folder in _OPENED if folder.is_relative_to(where)]:
+            for store in _OPENED.pop(folder):
+                store.close()
         shutil.rmtree(where, ignore_errors=True)

@@ -57,9 +57,9 @@ class Counter(BackRoom):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.till = Till()
-        platforms: Any = {"payu": self.till}
-        self.inquiries = Inquiries(self.store, platforms, self.fulfilment, lambda: self.now)
-        self.settlement = Settlement(self.store, platforms, self.inquiries, lambda: self.now)
+        self.platforms: Any = {"payu": self.till}
+        self.inquiries = Inquiries(self.store, self.platforms, self.fulfilment, lambda: self.now)
+        self.settlement = Settlement(self.store, self.platforms, self.inquiries, lambda: self.now)
 
     def order(self, *products: str, **more: Any) -> Order:
         return self.store.orders.place(ordered(*products, **more), NOW)
