@@ -80,6 +80,7 @@ _SCHEMES: Json = {
     "owner": {"type": "http", "scheme": "bearer", "description": "`ADMIN_API_KEY`. Without it this API answers 404."},
     "gumroad": {"type": "apiKey", "in": "query", "name": "secret", "description": "`GUMROAD_WEBHOOK_SECRET`."},
     "stripe": {"type": "apiKey", "in": "header", "name": "Stripe-Signature", "description": "Made by Stripe."},
+    "payu": {"type": "apiKey", "in": "header", "name": "OpenPayu-Signature", "description": "Made by PayU."},
     "jvzoo": {
         "type": "apiKey",
         "in": "query",
