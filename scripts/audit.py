@@ -27,9 +27,11 @@ from scripts.printing import (
     show,
     show_json,
 )
+from server.domain.order import OrderState
 from server.domain.purchase import EventKind, Outcome
 from server.errors import SettingsError
 from server.services.audit import COLUMNS, PurchaseAuditLog, read_moment
+from server.services.order_audit import ORDER_COLUMNS, SUSPICIOUS_COLUMNS, OrderFilters
 from server.services.revenue import Period, Stats
 from server.services.story import Story
 from server.settings import Settings, load_settings
@@ -37,6 +39,8 @@ from server.settings import Settings, load_settings
 F = TypeVar("F", bound=Callable[..., Any])
 
 IN_SHORT = "seq purchase_date event outcome email product_id price currency license_key".split()
+SUSPICIOUS = "seq timestamp source told_as order price currency note".split()
+ORDERS = "number state amount currency refunded source email placed_at".split()
 MONTHS = {"day": 30, "week": 26, "month": 24}
 
 
@@ -153,6 +157,44 @@ def find(text: str, form: str | None) -> None:
     with progress("reading the ledger"):
         rows = ledger().find(text)
     show(rows, IN_SHORT, form, COLUMNS)
+
+
+@audit.command()
+@click.option("--since", metavar="DAY", help="Written down on this day or later.")
+@output_options
+def suspicious(since: str | None, form: str | None) -> None:
+    """What was told and is not believed, newest first. Exit code 1 on findings.
+
+    Another amount, currency, account or mode than the order's, or what the platform itself says is not so."""
+    begin = read_moment(since, "--since") if since else None
+    with progress("reading the ledger"):
+        rows = ledger().get_suspicious(begin)
+    show(rows, SUSPICIOUS, form, SUSPICIOUS_COLUMNS)
+    if rows and form is None:
+        click.echo("None of it gave a license. Look the payment up at its platform; refund there what is not yours")
+    sys.exit(FINDINGS if rows else 0)
+
+
+@audit.command()
+@click.option("--source", help="payu, stripe, ...")
+@click.option("--state", type=click.Choice([str(state) for state in OrderState]), metavar="STATE")
+@click.option("--email")
+@click.option("--since", metavar="DAY", help="Placed on this day or later (or a moment, RFC 3339).")
+@click.option("--until", metavar="DAY", help="Placed on this day or earlier.")
+@output_options
+def orders(since: str | None, until: str | None, form: str | None, state: str | None, **wanted: str | None) -> None:
+    """The store front's orders and how they stand, oldest first."""
+    from server.wiring import open_store
+
+    filters = OrderFilters(
+        state=OrderState(state) if state else None,
+        since=read_moment(since, "--since") if since else None,
+        until=read_moment(until, "--until", ends=True) if until else None,
+        **wanted,
+    )
+    with progress("reading the orders"):
+        rows = PurchaseAuditLog(open_store(settings())).get_orders(filters, datetime.now(UTC))
+    show(rows, ORDERS, form, ORDER_COLUMNS)
 
 
 @audit.command()

@@ -24,7 +24,7 @@ from server.storage.base import Progress
 
 FINDINGS, USAGE, STORAGE = 1, 2, 3
 ROWS_IN_FULL = 10_000  # columns where nobody looks at a screen: a row is a line there
-FOLDED = frozenset("email to product_id product_name purchase_id why error".split())  # on a narrow screen
+FOLDED = frozenset("note email to product_id product_name purchase_id why error".split())  # on a narrow screen
 
 # Control characters (those beyond ASCII too), line and paragraph separators, what overrides the direction of text.
 _MORE = "\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff"

@@ -27,6 +27,7 @@ from server.domain.purchase import CHARGES, PurchaseEvent
 from server.errors import BadRequest, SettingsError, Unprocessable
 from server.platforms import PLATFORMS
 from server.services.audit import read_moment
+from server.services.order_record import record_of as orders_of
 from server.services.reconcile import NOTES, Drift, Kind, Reconciliation
 from server.services.statement import Statement
 from server.services.statement_file import read_statement_file
@@ -126,7 +127,8 @@ def statement_of(platform: str) -> Statement:
     configured = ours.platforms.get(platform)
     if configured is None:
         raise SettingsError(f"{platform} is off: its settings are missing (or name a file with --from)")
-    return Statement(configured, ours.settings.data_dir, ours.clock)
+    record = orders_of(configured, ours.store, ours.settlement)
+    return Statement(record, ours.settings.data_dir, ours.clock)
 
 
 def read_all(platform: str, statement: Statement, since: datetime) -> Sequence[PurchaseEvent]:

@@ -177,15 +177,27 @@ def account(order: Order, entries: Iterable[Entry]) -> Account:
 
 
 def _went_back(order: Order, entries: Sequence[Entry]) -> int:
-    failed = {e.incident for e in entries if e.event is EventKind.REFUND_FAILED}
-    back = [e for e in entries if e.event in (EventKind.REFUND, EventKind.PARTIAL_REFUND) and e.incident not in failed]
-    if any(e.event is EventKind.REFUND for e in back) or any(e.event is EventKind.DISPUTE_LOST for e in entries):
+    """A refund with a name of its own tells its part, and what failed of it names it, too. One without, as Stripe's,
+    tells the sum so far: of that comes off what failed later."""
+    if any(e.event is EventKind.DISPUTE_LOST for e in entries):
         return order.amount
-    totals = [known[1] for e in back if (known := money.amount(e.refunded_total, e.currency))]
-    parts = {
-        e.incident: known[1] for e in back if e.refunded_total is None and (known := money.amount(e.price, e.currency))
-    }
-    return max([*totals, 0]) + sum(parts.values())
+    failures = [e for e in entries if e.event is EventKind.REFUND_FAILED]
+    sums, parts = [0], dict[str | None, int]()
+    for refund in (e for e in entries if e.event in (EventKind.REFUND, EventKind.PARTIAL_REFUND)):
+        failed = [failure for failure in failures if _undoes(failure, refund)]
+        if total := money.amount(refund.refunded_total, refund.currency):
+            sums.append(total[1] - sum(known[1] for f in failed if (known := money.amount(f.price, f.currency))))
+        elif refund.event is EventKind.REFUND:
+            sums.append(0 if failed else order.amount)
+        elif not failed and (part := money.amount(refund.price, refund.currency)):
+            parts[refund.incident] = part[1]
+    return max(sums) + sum(parts.values())
+
+
+def _undoes(failure: Entry, refund: Entry) -> bool:
+    if failure.incident != refund.incident:
+        return False
+    return refund.incident is not None or failure.moment >= refund.moment
 
 
 def state_of(file: OrderFile, entries: Iterable[Entry], now: datetime) -> OrderState:
@@ -204,8 +216,11 @@ def state_of(file: OrderFile, entries: Iterable[Entry], now: datetime) -> OrderS
 
 
 def open_refunds(file: OrderFile, entries: Iterable[Entry]) -> list[OrderLine]:
-    """The refunds that were asked for, were not refused, and that the ledger does not tell of yet."""
+    """The refunds that were asked for, were not refused and did not fail, and that the ledger does not tell of yet."""
+    entries = list(entries)
+    failed = {e.incident or e.event_id.partition(":")[0] for e in entries if e.event is EventKind.REFUND_FAILED}
     refused = {line.refund_id for line in file.of(Step.REFUND_REFUSED)}
+    refused |= {line.refund_id for line in file.of(Step.REFUND_ACCEPTED) if line.reference in failed}
     told, found = account(file.order, entries).refunded, list[OrderLine]()
     for line in file.of(Step.REFUND_ASKED):
         if line.refund_id in refused:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from enum import StrEnum
 from typing import ClassVar, Self
 
@@ -166,6 +166,7 @@ class Checkout(ABC):
     currencies: ClassVar[frozenset[str] | None] = None  # None: any
     currency: ClassVar[str]  # where the buyer names none
     needs_phone: bool = False
+    rest: ClassVar[timedelta] = timedelta(0)  # for which it wants not to be asked about a new order that nobody told of
     asks_buyer: bool = False  # `begin` waits until the buyer has agreed on his phone: never within a request
     is_test: bool = False
     merchant: str = ""

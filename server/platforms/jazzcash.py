@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -39,6 +39,7 @@ class JazzCash(Platform, Checkout):
     hides_keys = True
     currencies = frozenset({RUPEES})
     currency = RUPEES
+    rest = timedelta(minutes=10)  # the inquiry's guide
 
     def __init__(self, api: JazzCashApi, merchant: str, *, is_wallet: bool, is_test: bool) -> None:
         super().__init__(None)

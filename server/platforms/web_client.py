@@ -77,10 +77,16 @@ def send(
         status, said = answered.status_code, _body(answered, host)
         if status == 429:
             raise _limited(answered, host)
+        kind = answered.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         try:
-            return status, _told(answered.headers.get("Content-Type"), said)
+            return status, _told(kind, said)
         except BadRequest:
-            why = f"{host} answers {status} with something that is not JSON"
+            what = (
+                "something that is not JSON"
+                if kind.endswith("json")
+                else f"{kind[:40] or 'something'} in place of JSON"
+            )
+            why = f"{host} answers {status} with {what}"
             raise NoJson(why, is_refused=status in (401, 403)) from None
 
 
@@ -188,8 +194,7 @@ def _limited(answered: Response, host: str) -> RateLimited:
     return RateLimited(f"{host} wants to be asked more slowly", seconds_of(answered.headers.get("Retry-After")))
 
 
-def _told(content_type: str | None, body: bytes) -> Document:
-    kind = (content_type or "").partition(";")[0].strip().lower()
+def _told(kind: str, body: bytes) -> Document:
     if kind != "application/json" and not kind.endswith("+json"):
         raise BadRequest("body: not JSON")
     return Document.from_json(b'{"data":' + body + b"}" if body.lstrip()[:1] == b"[" else body)

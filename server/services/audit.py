@@ -19,6 +19,7 @@ from server.domain.license import Moment
 from server.domain.purchase import Entry
 from server.errors import BadRequest
 from server.services import revenue
+from server.services.order_audit import OrderFilters, order_rows, suspicious_rows
 from server.services.reversals import Reversals
 from server.services.spreadsheet import BOM, csv_lines
 from server.services.story import Story, tell
@@ -116,6 +117,14 @@ class PurchaseAuditLog:
         """The rows that hold this text anywhere (case does not matter), or a license key typed as apps forgive it."""
         typed, wanted = set(readings(text)), text.strip().casefold()
         return [row_of(entry) for entry in self._store.scan(Entry) if _holds(entry, wanted, typed)]
+
+    def get_suspicious(self, since: datetime | None = None) -> list[Row]:
+        """What was told and is not believed: the platform disowned it, or it does not agree with its order."""
+        return suspicious_rows(self._store, since)
+
+    def get_orders(self, wanted: OrderFilters, now: datetime) -> list[Row]:
+        """The store front's orders and how they stand, the oldest first; the store has to be open."""
+        return list(order_rows(self._store, wanted, now))
 
     def export_to_csv(self, path: str | Path, filters: Mapping[str, Any] | None = None) -> int:
         """Write the rows to a file that a spreadsheet can open safely; returns how many.

@@ -196,11 +196,12 @@ class Desk:
         """The platform rings the buyer's phone and answers when he has agreed: up to two minutes. That it was asked is
         on disk before, since it must never be asked twice; what came of it is found out by inquiry."""
         self._note(order, Step.BEGUN)
-        watch(self._store, order.order_id, self._clock(), SOON)
+        watch(self._store, order.order_id, self._clock(), max(SOON, checkout.rest))
 
         def ask() -> None:
             with suppress(KeyledgerError):
                 checkout.begin(order, way)
+                watch(self._store, order.order_id, self._clock(), SOON)  # he agreed; whether it is paid is asked
 
         if self._threads:
             threading.Thread(target=ask, name=f"ask buyer of {order.number}", daemon=True).start()

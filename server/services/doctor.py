@@ -14,14 +14,16 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import urlencode
 
 import msgspec
 
 from server import __version__
 from server.errors import BadRequest, KeyledgerError, PlatformUnreachable
 from server.platforms import PLATFORMS, Platform
+from server.platforms.base import Trial
 from server.platforms.document import Document
-from server.platforms.web_client import clock_of, get_json, post
+from server.platforms.web_client import clock_of, get_json, post, send
 from server.services.mailer import SmtpMailer
 from server.settings import Settings
 from server.storage import disk
@@ -213,7 +215,7 @@ def webhooks(patient: Patient) -> Iterator[Check]:
     for name, platform in patient.platforms.items():
         trial, title = platform.trial(), f"{name} webhook"
         try:
-            status, told = post(f"{patient.here}/api/v1/webhooks/{name}", trial.body, trial.query, trial.headers)
+            status, told = _tried(f"{patient.here}/api/v1/webhooks/{name}", platform, trial)
         except (PlatformUnreachable, BadRequest) as error:
             yield skipped(title, error.detail)
             continue
@@ -222,6 +224,12 @@ def webhooks(patient: Patient) -> Iterator[Check]:
             yield good(title, "takes our proof; nothing was written")
         else:
             yield wrong(title, f"answers {status} {code}", "Restart the server: it has other settings than .env")
+
+
+def _tried(url: str, platform: Platform, trial: Trial) -> tuple[int, Document]:
+    if "POST" in platform.methods:
+        return post(url, trial.body, trial.query, trial.headers)
+    return send("GET", f"{url}?{urlencode(trial.query)}", headers=trial.headers)
 
 
 # ------------------------------------------------------------------------------------------------ the books

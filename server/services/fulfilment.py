@@ -12,7 +12,7 @@ from server.domain import keys
 from server.domain.catalogue import Catalogue, Item, Product, Sold
 from server.domain.fold import first_key, fold, replaced_keys
 from server.domain.license import License, Reason
-from server.domain.order import Order, as_ordered
+from server.domain.order import as_ordered
 from server.domain.purchase import (
     CHARGES,
     ISSUING,
@@ -55,8 +55,7 @@ class Fulfilment:
             return [self._record(books, event) for event in events]
 
     def _record(self, books: Transaction, event: PurchaseEvent) -> Entry:
-        if event.order_id:
-            event = as_ordered(event, self._ordered(event.order_id))
+        event = self.ordered(event)
         seen = self.store.find_event(event.identity)
         if seen is not None and not completes(event, seen):
             if (shift := _shift(event, seen)) is not None:
@@ -73,9 +72,13 @@ class Fulfilment:
         self._keep_items(books, entry)
         return entry
 
-    def _ordered(self, order_id: str) -> Order | None:
-        file = self.store.orders.find(order_id)
-        return file.order if file else None
+    def ordered(self, event: PurchaseEvent) -> PurchaseEvent:
+        """With what was ordered, where it is about an order of our own; or why it is not believed. Raises
+        StorageUnavailable where the order book cannot be read."""
+        if event.order_id is None:
+            return event
+        file = self.store.orders.find(event.order_id)
+        return as_ordered(event, file.order if file else None)
 
     def _write(self, books: Transaction, event: PurchaseEvent, seen: Entry | None) -> Entry:
         entry, licenses = self._decide(event, revision=seen.revision + 1 if seen else 0)

@@ -15,11 +15,13 @@ from typing import NamedTuple
 import msgspec
 
 from server.domain.fold import fold
+from server.domain.order import OrderLine, Step
 from server.domain.purchase import CHARGES, Entry, EventKind, Inquiry, PurchaseEvent
 from server.errors import BadRequest, Disowned, PlatformUnreachable
-from server.platforms.base import Platform, Row
+from server.platforms.base import Checkout, Platform, Row
 from server.platforms.web_client import NoSuchSale, RateLimited
 from server.services.fulfilment import Fulfilment, completes
+from server.services.record import is_of_money
 from server.storage.base import Store
 
 log = logging.getLogger(__name__)
@@ -42,7 +44,18 @@ class Inquiries:
         begun, said = self._clock(), list[PurchaseEvent]()
         for event in events:
             said += self._asked(event) if self._clock() - begun < PATIENCE else [event]
-        return self._fulfilment.record(said)
+        recorded = self._fulfilment.record(said)
+        for entry in recorded:
+            if entry.is_withdrawn and entry.order_id:
+                self._mark_order(entry, entry.order_id)
+        return recorded
+
+    def _mark_order(self, entry: Entry, order_id: str) -> None:
+        """What was told of an order and is not believed stands in its own lines, too, once."""
+        if self._store.orders.find(order_id):
+            note = (entry.note or "")[:200]
+            line = OrderLine(timestamp=self._clock(), order_id=order_id, step=Step.SUSPICIOUS, note=note)
+            self._store.orders.note(line)
 
     def settle(self, entry: Entry) -> None:
         """Ask again about a line whose inquiry is open, and write the answer down. Raises PlatformUnreachable."""
@@ -54,14 +67,21 @@ class Inquiries:
         """Let no platform rest any longer: somebody wants to know now."""
         self._resting.clear()
 
-    def can_look_up(self, source: str) -> bool:
-        """Whether the platform can be asked for one sale."""
-        platform = self._platforms.get(source)
-        return platform is not None and platform.confirms_sales
+    def can_look_up(self, entry: Entry) -> bool:
+        """Whether the platform can be asked for this one sale."""
+        platform = self._platforms.get(entry.source)
+        return platform is not None and (platform.confirms_sales or self._checkout_of(entry) is not None)
+
+    def _checkout_of(self, entry: Entry) -> Checkout | None:
+        """By which the order of this entry is asked about."""
+        platform = self._platforms.get(entry.source)
+        return platform if entry.order_id and isinstance(platform, Checkout) else None
 
     def look_up(self, entry: Entry) -> list[PurchaseEvent]:
         """What the platform, asked for this one sale, says of it: the charge, and that it went back. Empty where it
         knows no such sale. Raises PlatformUnreachable, RateLimited among them; the caller is in no hurry."""
+        if (checkout := self._checkout_of(entry)) is not None:
+            return self._look_up_order(checkout, entry)
         charge = msgspec.structs.replace(entry.as_event(), inquiry=Inquiry.SALE, is_refunded=False, is_disputed=False)
         try:
             return self._with_its_end(self._platforms[entry.source].answer(charge))
@@ -71,6 +91,14 @@ class Inquiries:
             return [charge]  # it is told otherwise there, but it is there
         except BadRequest as error:
             raise _unreadable(entry.source, error) from None
+
+    def _look_up_order(self, checkout: Checkout, entry: Entry) -> list[PurchaseEvent]:
+        file = self._store.orders.find(entry.order_id or "")
+        try:
+            said = checkout.ask(file.order, file.reference) if file else []
+        except BadRequest as error:
+            raise _unreadable(entry.source, error) from None
+        return [event for event in map(self._fulfilment.ordered, said) if is_of_money(event)]
 
     def trace(self, event: PurchaseEvent) -> PurchaseEvent:
         """The event with the charge that its payment is of, as far as the platform tells. Raises PlatformUnreachable,

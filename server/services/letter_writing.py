@@ -121,7 +121,7 @@ def _words(letter: Letter, matter: Matter) -> dict[str, object]:
         "name": _greeted(letter, entry, first),
         "items": [_item(key, license.at(matter.now), matter) for key, license in licenses.items()],
         "purchase": _purchase(letter, matter, product, first),
-        "details": list(_details(entry, licenses)) if entry else [],
+        "details": list(_details(entry, licenses, matter.order)) if entry else [],
         "shop": SHOPS.get(entry.source, "") if entry else "",
         "source": clean(entry.source if entry else "", 40),
         "until": _validity(entry.expiry_date if entry else None),
@@ -153,7 +153,8 @@ def _product(matter: Matter, first: License | None) -> str:
     for product_id in ids:
         if product := matter.catalogue.find(product_id):
             return clean(product.name)
-    return clean((entry.product_name if entry else None) or ids[0] or ids[1]) or "your purchase"
+    ordered = matter.order.items[0].name if matter.order else None
+    return clean((entry.product_name if entry else None) or ids[0] or ids[1] or ordered) or "your purchase"
 
 
 def _ordered_name(item: OrderItem, catalogue: Catalogue) -> str:
@@ -231,10 +232,11 @@ def _order_facts(product: str, moment: datetime, order: Order) -> Facts:
     ]
 
 
-def _details(entry: Entry, licenses: Iterable[str]) -> Iterator[tuple[str, str]]:
+def _details(entry: Entry, licenses: Iterable[str], order: Order | None) -> Iterator[tuple[str, str]]:
     """By what the owner finds the sale again; keys by their public names, since alerts get forwarded."""
-    if entry.customer_name or entry.email:
-        yield "Customer", clean(f"{entry.customer_name or ''} {entry.email or ''}", 200)
+    name, email = entry.customer_name or (order and order.name), entry.email or (order and order.email)
+    if name or email:
+        yield "Customer", clean(f"{name or ''} {email or ''}", 200)
     if entry.price is not None:
         yield "Price", clean(f"{entry.price} {(entry.currency or '').upper()}", 40)
     if entry.source_product_id:

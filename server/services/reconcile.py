@@ -63,6 +63,7 @@ class Kind(StrEnum):
     MISMATCH = "told differently"
     LONE = "renewal without its sale"
     UNPAID = "license without payment"
+    SUSPICIOUS = "does not fit its order"
     UNMAPPED = "product not mapped"
 
 
@@ -131,8 +132,9 @@ class Reconciliation:
         """
         self.unchecked = 0
         self._payments = {}
+        record = [self._fulfilment.ordered(event) for event in record]
         told = Record(record, self._is_mapped, (since, until), without_quantity)
-        found: dict[tuple[object, ...], Drift] = {}
+        found = {drift.name: drift for drift in self._suspicious(record)}
         for done, event in enumerate(told.events, 1):
             for drift in self._drifts(event, told):
                 found.setdefault(drift.name, drift)
@@ -159,6 +161,14 @@ class Reconciliation:
             progress(done, len(drifts))
 
     # ------------------------------------------------------------------------------------------------ their record
+    def _suspicious(self, record: Iterable[PurchaseEvent]) -> Iterator[Drift]:
+        """What is told of an order and does not fit it gives nothing, and is written down once for the owner."""
+        for event in record:
+            if event.is_withdrawn and self._store.find_event(event.identity) is None:
+                told = f"{event.told_as or event.event} {event.price or ''} {event.currency or ''}".strip()
+                why = (event.note or "").removeprefix("not believed: ")
+                yield _drift(Kind.SUSPICIOUS, event, theirs=f"{told}: {why}")
+
     def _drifts(self, event: PurchaseEvent, told: Record) -> Iterator[Drift]:
         event = told.linked(event)
         history = self._store.history(event.names())
@@ -244,7 +254,7 @@ class Reconciliation:
 
     def _looked_up(self, entry: Entry) -> list[PurchaseEvent] | None:
         """Asked for one by one, since a list leaves out what a gift's receiver got; None where there was no answer."""
-        if not self._inquiries.can_look_up(entry.source):
+        if not self._inquiries.can_look_up(entry):
             return None if _is_free(entry) else []  # nothing was to be paid for it
         try:
             return patiently(lambda: self._inquiries.look_up(entry), self._sleep)

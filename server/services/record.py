@@ -41,7 +41,7 @@ class Record:
         span: tuple[datetime, datetime | None],
         without_quantity: Collection[str],
     ) -> None:
-        known = [event for event in record if not event.is_test and _is_of_money(event)]
+        known = [event for event in record if not event.is_test and is_of_money(event)]
         self.events = sorted(known, key=_when)
         self._since, self._until = span
         self._without_quantity = without_quantity
@@ -97,7 +97,7 @@ class Record:
         return any(_is_incident(dispute, won) and dispute.sale_id == won.sale_id for won in self._won)
 
 
-def _is_of_money(event: PurchaseEvent) -> bool:
+def is_of_money(event: PurchaseEvent) -> bool:
     """Not what only tells of itself; a dispute that ended in another way is still to be asked about."""
     return event.event in PAID or event.event in _REVERSALS or event.inquiry is Inquiry.CHARGE
 
@@ -162,6 +162,8 @@ def is_known(event: PurchaseEvent, about: Sequence[Entry]) -> bool:
     """Whether one of these lines says so: this event, or the same of the same charge in other words."""
     if event.event is EventKind.REFUND:
         return _stands_refunded(event, about)
+    if event.event is EventKind.PARTIAL_REFUND and event.order_id and event.refunded_total is None:
+        return any(entry.identity == event.identity for entry in about)  # several parts, each told by itself
     if event.event is EventKind.PARTIAL_REFUND:
         totals = {entry.refunded_total for entry in about if entry.event is EventKind.PARTIAL_REFUND}
         return event.refunded_total in totals or None in totals or (event.refunded_total is None and bool(totals))

@@ -51,7 +51,7 @@ class Repair:
     def _settled(self, seen: Entry) -> Entry:
         """A provisional sale is confirmed or withdrawn by its own words, where the platform can be asked."""
         is_open = seen.inquiry is Inquiry.SALE and not seen.is_withdrawn
-        if is_open and self._inquiries.can_look_up(seen.source):
+        if is_open and self._inquiries.can_look_up(seen):
             with suppress(PlatformUnreachable):
                 self._inquiries.settle(seen)
         return self._store.find_event(seen.identity) or seen

@@ -169,6 +169,10 @@ class _Run:
         except PlatformUnreachable as error:
             self.report.refusal = error.detail if error.is_refused else self.report.refusal
             return self._failed(trying, error.detail)
+        except StorageUnavailable as error:  # an order book that cannot be read holds up no letter
+            if inquiry.kind != ORDER_INQUIRY:
+                raise
+            return self._failed(trying, error.detail)
         except (DamagedFile, OSError) as error:
             return self._failed(trying, f"cannot be asked now: {error}")
         self.report.answered += 1

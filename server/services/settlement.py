@@ -114,13 +114,18 @@ class Settlement:
         platform that does not answer."""
         state = self.state(file)
         if state in OPEN or self._has_just_ended(file, state):
-            if self._claim(file):
+            if self._may_be_asked(file) and self._claim(file):
                 try:
                     self._ask(file)
                 except PlatformUnreachable as error:
                     log.warning("order inquiry put off", extra={"platform": file.order.source, "why": error.detail})
             state = self.state(self._anew(file))
         return state
+
+    def _may_be_asked(self, file: OrderFile) -> bool:
+        platform = self._platforms.get(file.order.source)
+        rest = platform.rest if isinstance(platform, Checkout) else timedelta(0)
+        return bool(file.of(Step.PROCESSING)) or self._clock() >= file.order.placed_at + rest
 
     def _has_just_ended(self, file: OrderFile, state: OrderState) -> bool:
         """Nobody paid in time, as far as we heard: the platform may know better."""

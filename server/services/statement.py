@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from server.domain.purchase import PurchaseEvent
 from server.errors import Conflict, PlatformUnreachable, StorageUnavailable
-from server.platforms.base import Platform
+from server.platforms.base import Page
 from server.platforms.web_client import RateLimited
 from server.storage import durable
 from server.storage.base import Progress, no_progress
@@ -28,6 +28,15 @@ TRIES, LONGEST_WAIT = 6, 300.0
 
 T = TypeVar("T")
 Sleep = Callable[[float], None]
+
+
+class Paged(Protocol):
+    """Whoever tells a platform's record page by page (see Platform.page)."""
+
+    @property
+    def name(self) -> str: ...
+
+    def page(self, since: datetime, at: str | None) -> Page: ...
 
 
 class _Spool(msgspec.Struct):
@@ -51,9 +60,7 @@ class Statement:
     """The record of one platform since a moment, by its API. `begun` is when it was asked for: what came later may be
     missing in it."""
 
-    def __init__(
-        self, platform: Platform, folder: Path, clock: Callable[[], datetime], sleep: Sleep = time.sleep
-    ) -> None:
+    def __init__(self, platform: Paged, folder: Path, clock: Callable[[], datetime], sleep: Sleep = time.sleep) -> None:
         self._platform, self._clock, self._sleep = platform, clock, sleep
         self._path = folder / f"reconcile-{platform.name}.jsonl"
         self._lock = durable.Lock(folder / f"reconcile-{platform.name}.lock", patience=0)

@@ -23,11 +23,22 @@ from server.errors import KeyledgerError
 from server.storage import durable
 from server.storage.log import CHUNK, UNREADABLE, ascii_json, decoder, line_before, line_hash
 
-LEDGER, DEVICE_LOG = "purchases.jsonl", "activity.jsonl"
-# What speaks of another file goes before it: the view, letters and device lines speak of lines of the ledger. So where
-# they are read one after the other, beside writers, no copy speaks of a line that is not in it. The view could be made
-# anew, but it alone vouches for the logs' last lines.
-FILES = ("licenses.json", "usage.jsonl", "outbox.jsonl", DEVICE_LOG, LEDGER, "products.good.json", "products.json")
+LEDGER, DEVICE_LOG, ORDERS = "purchases.jsonl", "activity.jsonl", "orders.jsonl"
+_CHAINED = (LEDGER, DEVICE_LOG, ORDERS)
+# What speaks of another file goes before it: the view, letters and device lines speak of lines of the ledger, and those
+# of orders. So where they are read one after the other, beside writers, no copy speaks of a line that is not in it. The
+# view could be made anew, but it alone vouches for the logs' last lines. The shelf stays out: platforms' tokens are
+# secrets, and what else is on it ends by itself.
+FILES = (
+    "licenses.json",
+    "usage.jsonl",
+    "outbox.jsonl",
+    DEVICE_LOG,
+    LEDGER,
+    ORDERS,
+    "products.good.json",
+    "products.json",
+)
 MANIFEST, FORMAT = "manifest.json", 1
 NOTE = "backup.json"
 _BLOCK, _LARGEST_MANIFEST = tarfile.BLOCKSIZE, 64 * 1024
@@ -89,7 +100,7 @@ class Part(NamedTuple):
         digest = hashlib.sha256()
         for piece in self.pieces():
             digest.update(piece)
-        if self.name not in (LEDGER, DEVICE_LOG):
+        if self.name not in _CHAINED:
             return Kept(self.name, self.size, digest.hexdigest())
         return Kept(self.name, self.size, digest.hexdigest(), *self._end())
 

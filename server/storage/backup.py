@@ -1,6 +1,6 @@
 """Backups of a data folder: made beside a running service, read back before they count, checked before they are used.
 
-Logs only grow, so a backup is a moment: the lock that every sale takes is held while seven files are opened, and what
+Logs only grow, so a backup is a moment: the lock that every sale takes is held while eight files are opened, and what
 is appended later is not looked at. On this floor, since it is about files; another store has its own ways.
 """
 
@@ -38,6 +38,7 @@ from server.storage.flatfile import PATIENCE, FlatFileStore
 from server.storage.inspection import inspect_folder
 from server.storage.log import CHUNK, ascii_json
 
+SHELF = "shelf.json"
 _NAME = re.compile(r"keyledger-\d{8}-\d{6}-\d{3}\.tar\.gz")
 
 
@@ -174,6 +175,7 @@ def restore(path: Path, folder: Path, now: datetime, force: bool = False, progre
     aside.mkdir(durable.PRIVATE_FOLDER)
     try:
         manifest = _unpack_and_open(path, aside, progress)
+        _keep_shelf(folder, aside)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -200,6 +202,12 @@ def _unpack_and_open(path: Path, folder: Path, progress: Progress) -> Manifest:
     if wrong := _wrong(folder, progress):
         raise BadBackup(f"{path.name} holds damaged books: {wrong[0].where}: {wrong[0].detail}")
     return manifest
+
+
+def _keep_shelf(old: Path, fresh: Path) -> None:
+    """What was spent stays spent: a sign-in link must not be good a second time because older books were put back."""
+    with suppress(FileNotFoundError):
+        durable.replace(fresh / SHELF, [(old / SHELF).read_bytes()])
 
 
 def _refuse_where_in_use(folder: Path) -> None:

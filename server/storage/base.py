@@ -145,8 +145,8 @@ class OrderBook(ABC):
         `after`."""
 
     @abstractmethod
-    def suspicious(self) -> int:
-        """How many orders something was told of that was not believed."""
+    def suspicious(self, since: datetime) -> int:
+        """Of how many orders something was told since then that was not believed."""
 
 
 class Shelf(ABC):

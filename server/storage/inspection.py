@@ -19,6 +19,7 @@ import msgspec
 
 from server.domain.fold import fold
 from server.domain.license import Device, DeviceLine, License, devices_after
+from server.domain.order import OrderLine
 from server.domain.purchase import Entry, EventKind, name_hash
 from server.storage.base import Finding, Progress
 from server.storage.log import UNREADABLE, ChainedLog, L, Mark, line_hash, was_whole
@@ -32,21 +33,53 @@ def inspect_folder(folder: Path, progress: Progress) -> Iterator[Finding]:
     view, found = _read_view(folder / "licenses.json")
     ledger = _Chain("ledger", ChainedLog(folder / "purchases.jsonl", Entry), progress)
     devices = _Chain("devices", ChainedLog(folder / "activity.jsonl", DeviceLine), progress)
-    purchases, bindings = _Purchases(), defaultdict[str, list[DeviceLine]](list)
+    orders = _Chain("orders", ChainedLog(folder / "orders.jsonl", OrderLine), progress)
+    purchases, bindings, spoken = _Purchases(), defaultdict[str, list[DeviceLine]](list), _Spoken()
     for entry in ledger.lines():
         purchases.add(entry.names())
+        spoken.add(entry)
     for line in devices.lines():
         if view is None or line.seq <= view.books.devices.seq:
             bindings[line.license_key].append(line)
+    for placed in orders.lines():
+        if placed.order is not None:
+            spoken.found(placed.order_id)
     if view is not None:
         ledger.compare(view.books.ledger)
         devices.compare(view.books.devices)
-    yield from [*found, *ledger.findings, *devices.findings]
+    yield from [*found, *ledger.findings, *devices.findings, *orders.findings, *spoken.findings()]
     if all(finding.is_note for finding in [*ledger.findings, *devices.findings]):
         bound = {key: devices_after(lines) for key, lines in bindings.items()}
         yield from _compare(ledger.log, purchases, bound, view, progress)
     else:
         yield Finding("view", "licenses.json", "was not compared with the logs: they are damaged", is_note=True)
+
+
+class _Spoken:
+    """The orders that the ledger speaks of: those are in the order book, which is written before."""
+
+    def __init__(self) -> None:
+        self._issued: dict[str, int] = {}
+        self._told: dict[str, int] = {}
+
+    def add(self, entry: Entry) -> None:
+        if entry.order_id is None or entry.event is EventKind.IGNORED:
+            return
+        is_ours = any(item.product_id for item in entry.items)  # as only an order says what was sold
+        (self._issued if is_ours else self._told).setdefault(entry.order_id, entry.seq)
+
+    def found(self, order_id: str) -> None:
+        self._issued.pop(order_id, None)
+        self._told.pop(order_id, None)
+
+    def findings(self) -> Iterator[Finding]:
+        for order_id, seq in self._issued.items():
+            detail = f"is of order {order_id}, which orders.jsonl has no more: restore that from a backup"
+            yield Finding("orders", f"purchases.jsonl number {seq}", detail)
+        for order_id, seq in self._told.items():
+            if order_id not in self._issued:
+                detail = f"is of order {order_id}, which was never placed here"
+                yield Finding("orders", f"purchases.jsonl number {seq}", detail, is_note=True)
 
 
 # ------------------------------------------------------------------------------------------------ one log's chain

@@ -147,15 +147,19 @@ class ChainedLog(Generic[L]):
         Lines before a damaged one count: they are given first, and the damage is told when it is come to next.
         """
         lines: list[tuple[int, L]] = []
-        mark, offset, sealed, trouble = self.mark, start, None, None
+        mark, offset, sealed, unread, trouble = self.mark, start, None, start, None
         for raw in data.split(b"\n")[:-1]:
             line = self._parse(raw)
             if line is None:
+                unread = unread if sealed else offset
                 sealed = line_hash(raw)
                 trouble = trouble or (was_whole(raw) and (offset, "the line cannot be read, but it was written whole"))
             elif line.prev != (sealed or mark.head) or line.seq != mark.seq + 1:
                 is_next = line.seq == mark.seq + 1
-                trouble = self._blamed(data, start, offset, raw) if is_next else (offset, "it does not belong here")
+                if sealed:
+                    trouble = trouble or (unread, "the line cannot be read, and nothing vouches for it")
+                else:
+                    trouble = self._blamed(data, start, offset, raw) if is_next else (offset, "it does not belong here")
                 break
             else:
                 lines.append((offset, line))

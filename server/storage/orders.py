@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from array import array
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,10 +36,12 @@ class FileOrderBook(OrderBook):
         self._forget()
 
     def _forget(self) -> None:
+        """The file is closed, too: where it was taken away, nothing may be appended to what no name leads to."""
+        self.log.close()
         self.log.mark = START
         self._places: defaultdict[int, array[int]] = defaultdict(lambda: array("Q"))
         self._placed: array[int] = array("Q")  # the places of all orders' first lines
-        self._suspicious: set[str] = set()
+        self._suspicious: dict[str, datetime] = {}  # when such a thing was told last, by order
 
     def close(self) -> None:
         self.log.close()
@@ -70,21 +73,30 @@ class FileOrderBook(OrderBook):
 
     def placed(self, source: str | None, since: datetime, after: str | None = None) -> Iterator[OrderFile]:
         with self._looked():
-            places = list(self._placed)
-        is_behind = after is None
+            places = self._placed[self._behind(after) :]
         for place in places:
             with self._looked():
                 order = self.log.line_at(place).order
                 assert order is not None
                 is_wanted = order.placed_at >= since and source in (None, order.source)
-                file = self._find(f"id\0{order.order_id}") if is_behind and is_wanted else None
+                file = self._find(f"id\0{order.order_id}") if is_wanted else None
             if file is not None:
                 yield file
-            is_behind = is_behind or order.order_id == after
 
-    def suspicious(self) -> int:
+    def _behind(self, after: str | None) -> int:
+        """How many orders were placed up to this one: whoever goes through the book page by page reads none twice."""
+        if after is None:
+            return 0
+        first = next((at for at in self._places.get(name_hash(f"id\0{after}"), ()) if self._is_first(at, after)), None)
+        return len(self._placed) if first is None else bisect_right(self._placed, first)
+
+    def _is_first(self, place: int, order_id: str) -> bool:
+        order = self.log.line_at(place).order
+        return order is not None and order.order_id == order_id
+
+    def suspicious(self, since: datetime) -> int:
         with self._looked():
-            return len(self._suspicious)
+            return sum(told >= since for told in self._suspicious.values())
 
     @contextmanager
     def _looked(self) -> Iterator[None]:
@@ -93,8 +105,10 @@ class FileOrderBook(OrderBook):
             try:
                 self._catch_up()
                 yield
-            except (DamagedFile, OSError) as error:
-                raise StorageUnavailable(f"orders.jsonl cannot be read: {error}") from error
+            except DamagedFile as error:
+                raise StorageUnavailable(str(error)) from error
+            except OSError as error:
+                raise StorageUnavailable(f"{self.log.path.name} cannot be read: {error.strerror or error}") from error
 
     def _catch_up(self) -> None:
         try:
@@ -115,7 +129,7 @@ class FileOrderBook(OrderBook):
         if line.order:
             self._placed.append(place)
         if line.step is Step.SUSPICIOUS:
-            self._suspicious.add(line.order_id)
+            self._suspicious[line.order_id] = line.timestamp
 
     # ------------------------------------------------------------------------------------------------ writing
     @contextmanager

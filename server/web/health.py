@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from typing import Literal, NotRequired, TypedDict
 
 from flask import Blueprint, Response, current_app
 
 from server import __version__
+from server.errors import StorageUnavailable
 from server.services.outbox import OutboxSummary
 from server.web.responses import RETRY_AFTER, answer
 from server.web.services import services
 
 blueprint = Blueprint("health", __name__)
 
+_SUSPICIOUS_FOR = timedelta(days=7)
 _PROBE_EVERY = 5.0  # seconds: a public route must not be a way to wear out a disk
 
 
@@ -34,6 +37,7 @@ class Checks(TypedDict):
     licenses_file: Check
     catalogue: Check
     mail: MailCheck
+    orders: Check
     limits: Check
 
 
@@ -53,10 +57,11 @@ def health() -> Response:
         "licenses_file": {**_check(state.view), "mended": list(state.notices)},
         "catalogue": _check(services().catalogue.trouble),
         "mail": _mail_check(),
+        "orders": _orders_check(),
         "limits": _limits_check(),
     }
-    all_checks = (checks["storage"], checks["licenses_file"], checks["catalogue"], checks["mail"], checks["limits"])
-    well = all(check["ok"] for check in all_checks)
+    told = (checks["storage"], checks["licenses_file"], checks["catalogue"], checks["mail"], checks["orders"])
+    well = all(check["ok"] for check in (*told, checks["limits"]))
     body: Health = {
         "status": "ok" if well else "degraded",
         "version": __version__,
@@ -81,6 +86,17 @@ def _mail_check() -> MailCheck:
     if trouble is None and backend == "console":
         detail = "letters are printed, not sent: set EMAIL_BACKEND=smtp"
     return {**summary, "ok": trouble is None, "detail": detail, "backend": backend}
+
+
+def _orders_check() -> Check:
+    """Something that does not agree with its order: a mistake in the settings, or somebody who tries."""
+    try:
+        count = services().store.orders.suspicious(services().clock() - _SUSPICIOUS_FOR)
+    except StorageUnavailable as error:
+        return _check(error.detail)
+    days = _SUSPICIOUS_FOR.days
+    told = f"{count} order{'' if count == 1 else 's'}: something was told within {days} days that is not believed"
+    return _check(f"{told}; scripts/audit.py suspicious" if count else None)
 
 
 def _limits_check() -> Check:

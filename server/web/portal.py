@@ -30,11 +30,11 @@ class EmailForm(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SignOutForm(msgspec.Struct, frozen=True, kw_only=True):
-    csrf_token: Token
+    csrf_token: Token = ""
 
 
 class ReleaseForm(msgspec.Struct, frozen=True, kw_only=True):
-    csrf_token: Token
+    csrf_token: Token = ""
     number: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
     hardware_id: HardwareId
 

@@ -17,6 +17,8 @@ from tests.standins.easypaisa import EasyPaisaApi
 from tests.standins.jazzcash import JazzCashApi
 from tests.standins.payu import PayuApi
 from tests.standins.payu_notices import SECOND_KEY
+from tests.standins.stripe_api import KEY, StripeApi
+from tests.standins.stripe_objects import signed
 
 PRICES = {"usd": "49.00", "pln": "119.00", "pkr": "8500.00"}
 CATALOGUE: dict[str, Any] = {
@@ -57,13 +59,18 @@ class Front(Server):
         owner = {"Authorization": f"Bearer {self.env['ADMIN_API_KEY']}"}
         return self.post(f"/api/v1/orders/{order['order_id']}/refund", body, **owner, **named)
 
-    def events(self, order: dict[str, Any]) -> Counter[str]:
-        lines = self.ledger() if (self.folder / "purchases.jsonl").exists() else []
-        return Counter(line["event"] for line in lines if line.get("sale_id") == order["order_id"])
+    def events(self) -> Counter[str]:
+        """The ledger's lines by kind."""
+        path = self.folder / "purchases.jsonl"
+        return (
+            Counter(json.loads(line)["event"] for line in path.read_bytes().splitlines())
+            if path.exists()
+            else Counter()
+        )
 
     def keys(self, order: dict[str, Any]) -> dict[str, bool]:
         """The products that the order gave a license of, and whether it is active, once the view is up to date."""
-        (sale,) = [x for x in self.ledger() if x["event"] == "sale" and x["sale_id"] == order["order_id"]]
+        (sale,) = [x for x in self.ledger() if x["event"] == "sale" and x["order_id"] == order["order_id"]]
         found = [(key, self.code(key)) for key in sale["license_keys"]]
         return {grant["product_id"]: code == "VALID" for grant, (_, code) in zip(sale["grants"], found, strict=True)}
 
@@ -117,7 +124,7 @@ def test_payu_from_the_order_to_the_last_refund(poland):
 
     api.pay(name)
     assert set(at_once(20, lambda: api.deliver(api.notice(name), name))) == {200}
-    assert front.events(order) == {"sale": 1}
+    assert front.events() == {"sale": 1}
     assert front.keys(order) == {"wave": True, "brush": True, "grain": True}
     assert api.deliver(api.notice(name, "CANCELED"), name) == 200
     assert front.status(order) == "paid"
@@ -137,7 +144,7 @@ def test_payu_from_the_order_to_the_last_refund(poland):
     assert api.deliver(api.refund_notice(name), name) == 200
     assert front.status(order) == "refunded"
     assert front.keys(order) == {"wave": False, "brush": False, "grain": False}
-    assert front.events(order) == {"sale": 1, "partial_refund": 2}
+    assert front.events() == {"sale": 1, "partial_refund": 2}
 
 
 def test_payu_is_down_in_the_middle(poland):
@@ -162,7 +169,7 @@ def test_payu_tells_of_money_that_is_not_the_orders(poland):
     name = payu_id(api, order)
     for wrong in ({"totalAmount": "1"}, {"currencyCode": "EUR"}, {"merchantPosId": "1"}):
         assert api.deliver(api.notice(name, "COMPLETED", **wrong), name) == 200
-    assert front.events(order) == {"ignored": 3}
+    assert front.events() == {"ignored": 3}
     assert all(line["is_withdrawn"] for line in front.ledger())
     assert (front.status(order), front.licenses()) == ("pending", {})
 
@@ -242,7 +249,7 @@ def test_jazzcash_from_the_form_to_the_refund(pakistan):
     jazz.settle(ref)
     told = at_once(10, lambda: jazz.send_ipn(ref)) + at_once(10, lambda: returned(front, jazz, ref).status == 303)
     assert told == [True] * 20
-    assert front.events(order) == {"sale": 1}
+    assert front.events() == {"sale": 1}
     assert front.keys(order) == {"wave": True, "brush": True}
     assert returned(front, jazz, ref, "112").status == 303  # a late word of an abandoned try
     assert front.status(order) == "paid"
@@ -253,7 +260,7 @@ def test_jazzcash_from_the_form_to_the_refund(pakistan):
     assert front.refund(order, amount="500.00", reference="R-1").json["status"] == "partially_refunded"
     assert front.refund(order, reference="R-2").json["status"] == "refunded"
     assert front.keys(order) == {"wave": False, "brush": False}
-    assert front.events(order) == {"sale": 1, "partial_refund": 2}
+    assert front.events() == {"sale": 1, "partial_refund": 2}
 
 
 def test_jazzcash_says_success_and_its_inquiry_does_not(pakistan):
@@ -263,10 +270,10 @@ def test_jazzcash_says_success_and_its_inquiry_does_not(pakistan):
     jazz.know(ref, 850000, "199")
     assert returned(front, jazz, ref).status == 303
     assert jazz.send_ipn(ref)
-    assert front.events(order) == {}
+    assert front.events() == {}
     jazz.know(ref, 100, "121")
     assert returned(front, jazz, ref).status == 303  # which tells the amount; this inquiry does not
-    assert front.events(order) == {"ignored": 1}
+    assert front.events() == {"ignored": 1}
     assert front.ledger()[0]["is_withdrawn"]
     assert front.licenses() == {}
 
@@ -278,7 +285,7 @@ def test_jazzcash_is_down_when_the_buyer_comes_back(pakistan):
     jazz.know(ref, 850000)
     jazz.down()
     assert returned(front, jazz, ref).status == 303
-    assert front.events(order) == {}
+    assert front.events() == {}
     jazz.up()
     assert front.status(order) == "paid"
     assert front.keys(order) == {"wave": True}
@@ -293,12 +300,12 @@ def test_easypaisa_from_the_form_to_the_reversal(pakistan):
     second = front.get(f"/pay/{ref}/back?auth_token=abcDEF123")
     assert (second.status, b"Confirm.jsf" in second.body) == (200, True)
     assert front.get(f"/pay/{ref}/back?status=0000&desc=completed&success=true").status == 303
-    assert front.events(order) == {}
+    assert front.events() == {}
 
     easy.know(ref, "8500.0")
     at_once(10, lambda: easy.send_ipn(ref))
     assert set(easy.answers) == {(200, b"")}
-    assert front.events(order) == {"sale": 1}
+    assert front.events() == {"sale": 1}
     assert front.keys(order) == {"wave": True}
     assert front.refund(order, reference="bank-1").json["status"] == "refunded"
     assert front.keys(order) == {"wave": False}
@@ -311,7 +318,7 @@ def test_easypaisa_is_down_and_its_notice_is_lost(pakistan):
     easy.down()
     easy.send_ipn(order["order_id"])
     assert easy.answers == [(200, b"")]
-    assert front.events(order) == {}
+    assert front.events() == {}
     easy.up()
     assert front.status(order) == "paid"
 
@@ -324,6 +331,85 @@ def test_what_strangers_tell_of_easypaisa_leads_nowhere(pakistan):
     assert front.get(f"/api/v1/webhooks/easypaisa?{easy.ipn_of('900111')}").status == 200
     assert len(easy.asked) == before
     assert not (front.folder / "purchases.jsonl").exists()
+
+
+# ---------------------------------------------------------------------------------------------------- Stripe
+STRIPE_SECRET = "whsec_of_the_tests"
+
+
+@pytest.fixture
+def world(tmp_path) -> Iterator[tuple[Front, StripeApi]]:
+    with StripeApi() as api:
+        settings = {"STRIPE_WEBHOOK_SECRET": STRIPE_SECRET, "STRIPE_SECRET_KEY": KEY, "STRIPE_API_BASE": api.url}
+        front = Front(tmp_path / "data", **settings)
+        api.desk.webhook = f"{front.url}/api/v1/webhooks/stripe", STRIPE_SECRET
+        front.start()
+        try:
+            yield front, api
+            ended(front)
+        finally:
+            front.stop()
+
+
+def session_of(api: StripeApi, order: dict[str, Any]) -> str:
+    return next(name for name, one in api.sessions.items() if one["client_reference_id"] == order["order_id"])
+
+
+def test_stripe_from_the_order_to_the_last_refund(world):
+    front, api = world
+    order = front.buy("stripe", "studio", currency="usd")
+    assert (order["amount"], order["currency"]) == ("49.00", "usd")
+    session = session_of(api, order)
+    api.desk.pay(session)
+    told = api.desk.told[-1]
+    body, headers = signed(told, STRIPE_SECRET)
+
+    def deliver() -> int:
+        named = {name.replace("-", "_"): value for name, value in headers.items()}
+        return front.call("POST", "/api/v1/webhooks/stripe", body, **named).status
+
+    assert set(at_once(20, deliver)) == {200}
+    assert front.events() == {"sale": 1}
+    assert front.keys(order) == {"wave": True, "brush": True}
+    assert front.status(order) == "paid"
+
+    part = front.refund(order, "first", amount="9.00")
+    assert (part.status, part.json["refund_status"], part.json["status"]) == (200, "done", "partially_refunded")
+    assert front.refund(order, "first", amount="9.00").json["refund_id"] == part.json["refund_id"]
+    assert len(api.refunds) == 1
+    api.desk.deliver()
+    assert front.status(order) == "partially_refunded"
+    assert front.refund(order).json["status"] == "refunded"
+    assert front.keys(order) == {"wave": False, "brush": False}
+    api.desk.deliver()
+    assert front.status(order) == "refunded"
+
+
+def test_stripe_is_down_in_the_middle_and_its_events_are_lost(world):
+    front, api = world
+    api.desk.webhook = None
+    api.down()
+    kept = front.initiate("stripe", currency="usd")
+    assert kept.status == 503
+    api.up()
+    order = {"order_id": kept.json["order_id"]}
+    assert front.get(f"/pay/{order['order_id']}").status == 303
+    assert len(api.sessions) == 1
+    api.desk.pay(session_of(api, order))
+    assert front.status(order) == "paid"
+    assert front.keys(order) == {"wave": True, "brush": True}
+
+
+def test_stripe_tells_of_money_that_comes_later_and_of_what_never_came(world):
+    front, api = world
+    late, never = front.buy("stripe", "wave", currency="usd"), front.buy("stripe", "wave", currency="usd")
+    api.desk.pay(session_of(api, late), later=True)
+    api.desk.deliver()
+    assert (front.status(late), front.events()) == ("processing", {})
+    api.desk.settle(session_of(api, late))
+    api.desk.expire(session_of(api, never))
+    assert (front.status(late), front.status(never)) == ("paid", "cancelled")
+    assert front.events() == {"sale": 1}
 
 
 # ---------------------------------------------------------------------------------------------------- bad input

@@ -317,7 +317,7 @@ def test_who_asks_too_often_is_told_for_how_long_to_wait(shop, api):
 def test_a_page_in_place_of_an_answer_is_none(shop, api, monkeypatch):
     reference = begun(shop)
     monkeypatch.setattr(api, "answer", lambda asked: _plain(200, b"<!doctype html>"))
-    with pytest.raises(PlatformUnreachable, match="not JSON"):
+    with pytest.raises(PlatformUnreachable, match="text/plain in place of JSON"):
         shop.ask(ORDER, reference)
 
 

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from server.platforms import PLATFORMS
 from tests.conftest import SECRET, sale_ping
 from tests.scripts.conftest import ROOT
 from tests.standins.gumroad_api import TOKEN, WHEN, GumroadApi, sale
@@ -156,7 +157,7 @@ def test_from_a_file_of_a_platform_that_is_off(shop, owner, tmp_path):
     ("arguments", "settings", "told"),
     [
         (["gumroad"], {}, "Missing option '--since'"),
-        (["paypal", *SINCE], {}, "'paypal' is not one of 'gumroad', 'jvzoo', 'stripe'"),
+        (["paypal", *SINCE], {}, f"'paypal' is not one of {', '.join(map(repr, sorted(PLATFORMS)))}"),
         (["gumroad", "--since", "yesterday"], {}, "--since: 'yesterday' is no day such as 2026-11-20"),
         (["gumroad", *SINCE, "--until", "2026-10-01"], {}, "--until: 2026-10-01 is before --since 2026-11-01"),
         (["stripe", *SINCE], {}, "stripe is off: its settings are missing (or name a file with --from)"),

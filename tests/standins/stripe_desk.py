@@ -93,7 +93,10 @@ class Desk:
                 if key:
                     self._known[is_live, key] = (path, fields, answer)
                 known = (path, fields, answer)
-            elif known[:2] != (path, fields):
+            elif known[:2] == (path, fields):
+                replayed = known[2].headers | {"Idempotent-Replayed": "true"}
+                known = (path, fields, Answer(known[2].status, known[2].body, replayed))
+            else:
                 raise Refused(
                     "Keys for idempotent requests can only be used with the same parameters they were first used with. "
                     f"Try using a key other than '{key}' if you meant to execute a different request.",
@@ -280,6 +283,11 @@ class Desk:
             self._refunded(paid, paid["amount_refunded"] - made["amount"])
             self._tell("refund.failed", made, paid["livemode"])
         self._deliver_unless_held()
+
+    def forget_keys(self) -> None:
+        """As Stripe does a day later."""
+        with self._lock:
+            self._known.clear()
 
     # ---------------------------------------------------------------------------------------------- what is told
     def _tell(self, type: str, about: Json, is_live: bool, previous: Json | None = None) -> None:

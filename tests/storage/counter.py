@@ -5,26 +5,43 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+import msgspec
 
 from server.domain.order import Order, OrderFile, OrderItem, OrderState, new_number, new_order_id
 from server.domain.purchase import EventKind, PurchaseEvent
 from server.errors import PlatformUnreachable
-from server.platforms.base import Begun, Checkout, Way
+from server.platforms.base import Begun, Checkout, Platform, Way, WebhookRequest
 from server.services.inquiries import Inquiries
 from server.services.settlement import Settlement, Told
+from server.settings import Settings
 from tests.storage.backroom import NOW, BackRoom
 
+SECRET = "secret of the till"
 
-class Till(Checkout):
-    """A platform that says what it was told to say."""
+
+class Till(Platform, Checkout):
+    """A platform that says what it was told to say; its notices are events as they stand."""
 
     name, currency = "payu", "pln"
-    proves_notices = True
+    currencies = frozenset({"pln", "eur"})
+    merchant = "300746"
 
     def __init__(self) -> None:
+        super().__init__(SECRET)
         self.says: list[PurchaseEvent] | None = None
         self.asked = 0
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self | None:
+        return cls()
+
+    def verify(self, request: WebhookRequest) -> None:
+        self.require_secret(request.query.get("secret"))
+
+    def parse(self, request: WebhookRequest) -> list[PurchaseEvent]:
+        return msgspec.json.decode(request.body, type=list[PurchaseEvent])
 
     def begin(self, order: Order, way: Way) -> Begun:
         return Begun("PAYU1", "https://pay.example/1")
@@ -44,21 +61,8 @@ class Counter(BackRoom):
         self.inquiries = Inquiries(self.store, platforms, self.fulfilment, lambda: self.now)
         self.settlement = Settlement(self.store, platforms, self.inquiries, lambda: self.now)
 
-    def order(self, *products: str, order_id: str | None = None, **more: Any) -> Order:
-        items = tuple(OrderItem(product_id=name, name=name, price=5000) for name in products or ("wave",))
-        said: dict[str, Any] = {
-            "order_id": order_id or new_order_id(),
-            "number": new_number(NOW),
-            "source": "payu",
-            "merchant": "300746",
-            "email": "ann@example.com",
-            "name": "Ann Example",
-            "items": items,
-            "amount": 5000 * len(items),
-            "currency": "pln",
-            "placed_at": NOW,
-        }
-        return self.store.orders.place(Order(**(said | more)), NOW)
+    def order(self, *products: str, **more: Any) -> Order:
+        return self.store.orders.place(ordered(*products, **more), NOW)
 
     def tell(self, events: Iterable[PurchaseEvent]) -> list[Told]:
         return [told for event in events for told in self.settlement.hear([event])]
@@ -70,6 +74,24 @@ class Counter(BackRoom):
 
     def state(self, order: Order) -> OrderState:
         return self.settlement.state(self.file(order))
+
+
+def ordered(*products: str, **more: Any) -> Order:
+    """An order that is not placed yet."""
+    items = tuple(OrderItem(product_id=name, name=name, price=5000) for name in products or ("wave",))
+    said: dict[str, Any] = {
+        "order_id": new_order_id(),
+        "number": new_number(NOW),
+        "source": "payu",
+        "merchant": "300746",
+        "email": "ann@example.com",
+        "name": "Ann Example",
+        "items": items,
+        "amount": 5000 * len(items),
+        "currency": "pln",
+        "placed_at": NOW,
+    }
+    return Order(**(said | more))
 
 
 def notice(order: Order, kind: EventKind, at: int = 1, **more: Any) -> PurchaseEvent:

@@ -19,6 +19,7 @@ from server.storage.base import Letter, Store
 from server.storage.flatfile import FlatFileStore
 from server.storage.log import START, Mark
 from tests.storage.backroom import NOW, counted, device_line, entry, letter, records, sold
+from tests.storage.order_book_contract import OrderBookContract
 
 Open = Callable[[], Store]
 
@@ -44,7 +45,7 @@ class Sold(msgspec.Struct):
     seq: int
 
 
-class StoreContract(ABC):
+class StoreContract(OrderBookContract, ABC):
     """Inherited by the tests of each store. `opened` may be called again and again on one place."""
 
     @abstractmethod
@@ -52,6 +53,10 @@ class StoreContract(ABC):
 
     @abstractmethod
     def closed(self, store: Store) -> None: ...
+
+    @abstractmethod
+    def impatient(self, store: Store) -> None:
+        """Let it wait for nobody who is alone with the order book."""
 
     @pytest.fixture
     def another(self, tmp_path: Path) -> Iterator[Open]:
@@ -419,3 +424,7 @@ class TestFlatFiles(StoreContract):
     def closed(self, store: Store) -> None:
         assert isinstance(store, FlatFileStore)
         store.close()
+
+    def impatient(self, store: Store) -> None:
+        assert isinstance(store, FlatFileStore)
+        store.orders._lock.patience = 0
