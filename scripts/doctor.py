@@ -20,6 +20,7 @@ from scripts.printing import FINDINGS, Command, json_option, plain, progress, sh
 from server.errors import SettingsError
 from server.services import doctor as checks
 from server.services.doctor import Check, Patient, Status
+from server.services.doctor_front import FRONT
 from server.services.doctor_settings import SETTINGS
 from server.settings import env_file, load_settings
 
@@ -52,7 +53,7 @@ def examine(webhooks: bool) -> list[Check]:
         return [checks.wrong("settings", error.detail, "Mend that one, and look again")]
     patient = Patient(settings, FlatFileStore(settings.data_dir), env_file(), datetime.now(UTC))
     service = [*checks.SERVICE, *([checks.webhooks] if webhooks else [])]
-    return list(checks.run([*SETTINGS, *checks.MACHINE, *service, *checks.BOOKS], patient))
+    return list(checks.run([*SETTINGS, *FRONT, *checks.MACHINE, *service, *checks.BOOKS], patient))
 
 
 def line_of(check: Check) -> str:

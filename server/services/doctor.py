@@ -195,7 +195,7 @@ def service(patient: Patient) -> Iterator[Check]:
         else:
             yield skipped("service", f"{error.detail} at {patient.here}: it is not running, or HOST or PORT differ")
         return
-    ill = [name for name in ("storage", "licenses_file", "catalogue", "mail") if not _is_well(told, name)]
+    ill = [name for name in ("storage", "licenses_file", "catalogue", "mail", "orders") if not _is_well(told, name)]
     if status != 200 or told.text("version") is None:
         yield wrong("service", f"something else answers at {patient.here}", "Choose another PORT")
     elif told.text("version") != __version__:
@@ -238,7 +238,7 @@ def ledger(patient: Patient) -> Iterator[Check]:
     for finding in found[:3]:
         yield wrong("ledger", f"{finding.where}: {finding.detail}", "scripts/audit.py verify names all of it")
     if not found:
-        yield good("ledger", "every line follows from the one before it, and licenses.json agrees")
+        yield good("ledger", "every line of the logs follows from the one before it, and licenses.json agrees")
 
 
 def outbox(patient: Patient) -> Iterator[Check]:

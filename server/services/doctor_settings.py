@@ -16,6 +16,7 @@ from server.domain.keys import derive
 from server.domain.purchase import Entry
 from server.errors import BadRequest
 from server.platforms import PLATFORMS
+from server.platforms.base import Checkout
 from server.platforms.web_client import is_loopback
 from server.services.doctor import Check, Examination, Patient, good, skipped, warning, wrong
 from server.settings import ROOT
@@ -134,7 +135,8 @@ class _Mode(msgspec.Struct):
 def _stripe_key(patient: Patient, key: str) -> Iterator[Check]:
     told = next((line for line in patient.store.scan(_Mode, newest_first=True) if line.source == "stripe"), None)
     if key.startswith("sk_"):
-        yield warning("stripe", "STRIPE_SECRET_KEY may do everything", "Take a restricted key that may only read: rk_")
+        todo = "Take a restricted key, rk_: to read, and for a store front to write Checkout Sessions and Refunds"
+        yield warning("stripe", "STRIPE_SECRET_KEY may do everything", todo)
     if told is not None and told.is_test != ("_test_" in key):
         modes = {True: "test", False: "live"}
         words = f"its newest notice is of {modes[told.is_test]} mode, the key of {modes[not told.is_test]} mode"
@@ -159,14 +161,18 @@ def catalogue(patient: Patient) -> Iterator[Check]:
 
 
 def _oddities(found: Catalogue, on: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    has_front = any(isinstance(one, Checkout) for one in on.values())
+    sold = {name for name, product in found.products.items() if has_front and product.published and product.price}
     mapped = {platform for product in found.products.values() for platform, ids in product.platform_ids.items() if ids}
     children = {child for product in found.products.values() for child in product.bundle}
     for name, product in found.products.items():
-        if not any(product.platform_ids.values()) and name not in children:
+        if not any(product.platform_ids.values()) and name not in children | sold:
             yield f"{name} has no platform_ids: no sale can mean it", "Map it, or issue it by hand only"
     for platform in sorted(mapped - PLATFORMS.keys()):
         yield f"platform_ids: there is no platform {platform!r}", f"It can be {', '.join(sorted(PLATFORMS))}"
     for platform in sorted(on.keys() - mapped):
+        if isinstance(on[platform], Checkout) and (sold or platform != "stripe"):
+            continue  # it sells our own packages, which need no ids there
         yield f"{platform} is on, but no product has an id of it: its sales wait", f"platform_ids.{platform}"
     if found.default_product and "stripe" in on:
         yield f"default_product: whatever Stripe sells gives {found.default_product}", "null, if you sell other things"

@@ -23,7 +23,8 @@ class OrderRecord:
         file, following = next(orders, None), next(orders, None)
         if file is None:
             return Page(())
-        events = tuple(event for event in self._settlement.answer(file) if is_of_money(event) or event.is_withdrawn)
+        said = self._settlement.answer(file) if self._settlement.may_be_asked(file) else []
+        events = tuple(event for event in said if is_of_money(event) or event.is_withdrawn)
         return Page(events, file.order.order_id if following else None)
 
 

@@ -114,7 +114,7 @@ class Settlement:
         platform that does not answer."""
         state = self.state(file)
         if state in OPEN or self._has_just_ended(file, state):
-            if self._may_be_asked(file) and self._claim(file):
+            if self.may_be_asked(file) and self._claim(file):
                 try:
                     self._ask(file)
                 except PlatformUnreachable as error:
@@ -122,7 +122,8 @@ class Settlement:
             state = self.state(self._anew(file))
         return state
 
-    def _may_be_asked(self, file: OrderFile) -> bool:
+    def may_be_asked(self, file: OrderFile) -> bool:
+        """Whether its platform is already willing to be asked about this order."""
         platform = self._platforms.get(file.order.source)
         rest = platform.rest if isinstance(platform, Checkout) else timedelta(0)
         return bool(file.of(Step.PROCESSING)) or self._clock() >= file.order.placed_at + rest

@@ -6,6 +6,7 @@ What a line did is seen by folding the lines before it with and without it, so t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from operator import attrgetter
 
@@ -25,7 +26,7 @@ from server.domain.license import (
     standing,
 )
 from server.domain.purchase import CHARGES, DECISIONS, Entry, EventKind, Outcome, Standing
-from server.errors import NotFound
+from server.errors import NotFound, StorageUnavailable
 from server.storage.base import Store
 
 _SAID = {
@@ -54,6 +55,13 @@ _SAID = {
     EventKind.OWNER_TRANSFER: "you transferred it",
     EventKind.OWNER_REISSUE: "you reissued it under a new key",
     EventKind.IGNORED: "an event that says nothing about licenses",
+}
+_DOUBTED = {
+    EventKind.SALE: "a sale",
+    EventKind.RENEWAL: "a renewal",
+    EventKind.REFUND: "a refund",
+    EventKind.PARTIAL_REFUND: "a refund of a part",
+    EventKind.DISPUTE: "a dispute",
 }
 _BOUND = {
     DeviceEvent.ACTIVATION: "was activated",
@@ -111,7 +119,7 @@ def tell(store: Store, typed: str, moment: datetime, prefixes: Sequence[str] = (
     if license is not None:
         license = license.with_devices(devices).at(moment)
     code = standing(license, moment) if license else Code.NOT_FOUND
-    steps = _in_time([*_ledger_steps(entries, chain)], [*_device_steps(lines)])
+    steps = _in_time([*_ledger_steps(store, entries, chain)], [*_device_steps(lines)])
     return Story(
         license_key=key,
         id=license_id(key),
@@ -167,8 +175,9 @@ def _in_time(ledger: Sequence[Step], devices: Sequence[Step]) -> list[Step]:
 
 
 # ------------------------------------------------------------------------------------------------ the ledger's lines
-def _ledger_steps(entries: Sequence[Entry], chain: Sequence[str]) -> Iterator[Step]:
+def _ledger_steps(store: Store, entries: Sequence[Entry], chain: Sequence[str]) -> Iterator[Step]:
     before: tuple[str, License] | None = None
+    orders = {order_id: _order_number(store, order_id) for entry in entries if (order_id := entry.order_id)}
     for count, entry in enumerate(entries, 1):
         folded = fold(entries[:count])
         after = next(((key, folded[key]) for key in reversed(chain) if key in folded), None)
@@ -179,10 +188,18 @@ def _ledger_steps(entries: Sequence[Entry], chain: Sequence[str]) -> Iterator[St
             event=entry.event,
             outcome=entry.outcome,
             occurred_at=_elsewhen(entry),
-            said="; ".join(_said(entry)),
+            said="; ".join(_said(entry, orders.get(entry.order_id or ""))),
             did=tuple(_did(entry, before, after)) or ("nothing changed",),
         )
         before = after
+
+
+def _order_number(store: Store, order_id: str) -> str:
+    """By which owner and buyer know an order; its id where the order book cannot be read, or lacks it."""
+    file = None
+    with suppress(StorageUnavailable):
+        file = store.orders.find(order_id)
+    return file.order.number if file else order_id
 
 
 def _elsewhen(entry: Entry) -> datetime | None:
@@ -191,8 +208,16 @@ def _elsewhen(entry: Entry) -> datetime | None:
     return moment if moment and moment.date() != entry.timestamp.date() else None
 
 
-def _said(entry: Entry) -> Iterator[str]:
-    yield f"{_SAID[entry.event]}{_sum(entry)}{' (a test)' if entry.is_test else ''}"
+def _headline(entry: Entry, order: str | None) -> str:
+    more = f"{' (a test)' if entry.is_test else ''}{f'; order {order}' if order else ''}"
+    if entry.is_withdrawn and entry.event is EventKind.IGNORED:
+        told = _DOUBTED.get(entry.told_as or entry.event, "a notice")
+        return f"something that is not believed: {told}{_money(entry)}{more}"
+    return f"{_SAID[entry.event]}{_sum(entry)}{more}"
+
+
+def _said(entry: Entry, order: str | None) -> Iterator[str]:
+    yield _headline(entry, order)
     if entry.event in CHARGES and entry.product_name:
         yield f"product: {entry.product_name}"
     if entry.part_of:
@@ -210,17 +235,21 @@ def _said(entry: Entry) -> Iterator[str]:
     if entry.overrides:
         yield f"sets aside {', '.join(entry.overrides)}"
     if entry.note:
-        yield f"note: {entry.note}"
+        yield f"note: {entry.note.removeprefix('not believed: ') if entry.is_withdrawn else entry.note}"
 
 
 def _sum(entry: Entry) -> str:
     """What was paid, or what of it went back."""
     currency = f" {entry.currency}" if entry.currency else ""
-    if entry.event in CHARGES and entry.price:
-        return f" for {entry.price}{currency}"
+    if entry.event in CHARGES:
+        return _money(entry)
     if entry.refunded_total:
         return f": {entry.price}{currency}, {entry.refunded_total}{currency} by now"
-    return ""
+    return f": {entry.price}{currency}" if entry.event is EventKind.PARTIAL_REFUND and entry.price else ""
+
+
+def _money(entry: Entry) -> str:
+    return f" for {entry.price}{f' {entry.currency}' if entry.currency else ''}" if entry.price else ""
 
 
 def _did(entry: Entry, before: tuple[str, License] | None, after: tuple[str, License] | None) -> Iterator[str]:

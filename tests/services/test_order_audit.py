@@ -173,3 +173,25 @@ def test_the_owner_reads_both_lists(shop: Shop) -> None:
     csv = owner.run("audit", "orders", "--state", "pending", "--csv").stdout
     assert csv.startswith("number,state,amount,currency,refunded,source,email,name,packages,")
     assert f"{order.number},pending,50.00,pln,0.00,payu,ann@example.com,'=cmd()," in csv
+
+
+# ------------------------------------------------------------------------------------------------ the story of a key
+def test_the_story_names_the_order_and_says_what_was_not_believed(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = counter.order()
+    counter.tell([paid(order, price="1.00"), paid(order), back(order, "20.00"), back(order, "30.00", 2)])
+    ((key, _),) = counter.store.licenses()
+    first, second, third, last = audit(counter).explain(key, counter.now).steps
+    assert first.said == (
+        f"something that is not believed: a sale for 1.00 pln; order {order.number}; "
+        f"note: 1.00 pln is not the 50.00 pln of order {order.number}"
+    )
+    assert first.did == ("nothing changed",)
+    assert second.said == f"a sale for 50.00 pln; order {order.number}; product: wave"
+    assert third.said == f"a part of the charge was refunded: 20.00 pln; order {order.number}"
+    assert last.did == ("inactive: refunded",)
+    put_away = counter.folder / "orders.jsonl"
+    put_away.rename(counter.folder / "elsewhere")
+    (counter.folder / "orders.jsonl").write_text("{garbage}\n{garbage}\n")
+    assert f"order {order.order_id}" in audit(counter).explain(key, counter.now).steps[1].said
