@@ -344,14 +344,6 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         sees=_RECEIVED,
     ),
     ("post", "/api/v1/webhooks/jvzoo"): _JVZOO,
-    ("post", "/api/v1/webhooks/payu"): Operation(
-        tag=_HOOKS,
-        does="PayU's notices of orders and refunds, signed by the header `OpenPayu-Signature`.",
-        takes=Anything,
-        gives=Received,
-        refuses=_PROVEN,
-        proof="payu",
-    ),
     ("post", "/api/v1/webhooks/jazzcash"): Operation(
         tag=_HOOKS,
         does="JazzCash's notices, signed by `pp_SecureHash` in the body: as JSON from its servers, which are answered "
