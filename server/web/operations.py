@@ -136,6 +136,17 @@ _PING = {
     "full_name": "Ann Example",
 }
 _RECEIVED = {"received": True, "outcome": "issued", "license_keys": [KEY]}
+_PAYMENT = {
+    "order": {
+        "orderId": "PRCTX7K2NM261118GUEST000P01",
+        "extOrderId": "H7Q2M9K4T6W8X3C5V1B0",
+        "merchantPosId": "455512",
+        "currencyCode": "PLN",
+        "totalAmount": "11900",
+        "status": "COMPLETED",
+    },
+    "localReceiptDateTime": "2026-11-18T10:14:47.512+01:00",
+}
 _NOTICE = {
     "ccustemail": "ann@example.com",
     "ccustname": "Ann Example",
@@ -322,15 +333,17 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("post", "/api/v1/webhooks/stripe"): _STRIPE,
     ("post", "/webhooks/stripe"): msgspec.structs.replace(_STRIPE, does="An older name of the same door."),
-    ("post", "/api/v1/webhooks/jvzoo"): _JVZOO,
     ("post", "/api/v1/webhooks/payu"): Operation(
         tag=_HOOKS,
-        does="PayU's notices of orders and refunds, signed by the header `OpenPayu-Signature`.",
+        does="PayU's notifications of orders and refunds, signed by the header `OpenPayu-Signature`.",
         takes=Anything,
         gives=Received,
         refuses=_PROVEN,
         proof="payu",
+        sends=_PAYMENT,
+        sees=_RECEIVED,
     ),
+    ("post", "/api/v1/webhooks/jvzoo"): _JVZOO,
     ("post", "/api/v1/webhooks/jazzcash"): Operation(
         tag=_HOOKS,
         does="JazzCash's notices, signed by `pp_SecureHash` in the body: as JSON from its servers, which are answered "

@@ -171,6 +171,15 @@ def test_a_method_that_stripe_does_not_know_is_told_in_its_words(api):
         front(api, methods=("cheque",)).begin(order(), WAY)
 
 
+def test_an_objection_of_stripes_tells_no_key(api, monkeypatch):
+    error = {"type": "invalid_request_error", "message": f"Not allowed\nfor {KEY}: {'x' * 900}"}
+    monkeypatch.setattr(api, "answer", lambda asked: Answer(400, {"error": error}))
+    with pytest.raises(Unprocessable) as caught:
+        front(api).begin(order(), WAY)
+    assert "Not allowed for …: xxx" in caught.value.detail
+    assert len(caught.value.detail) < 400
+
+
 def test_an_order_begun_twice_is_one_checkout(api, clock):
     first = front(api).begin(order(), WAY)
     clock.forward(hours=3)
