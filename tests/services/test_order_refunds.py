@@ -1,0 +1,118 @@
+"""Refunds of orders by the owner: once, within their time, and with an end to every doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import OWNER_KEY, Clock, Shop
+from tests.platforms.test_payu import SETTINGS
+from tests.standins.payu import PayuApi
+
+CATALOGUE = {"products": {"wave": {"name": "Wave", "published": True, "price": {"pln": "119.00"}}}}
+
+
+class Front:
+    """A shop with one order, which is paid."""
+
+    def __init__(self, folder: Path, clock: Clock, api: PayuApi) -> None:
+        self.api, self.clock = api, clock
+        self.shop = Shop(folder, clock, CATALOGUE, **(SETTINGS | {"payu_api_url": api.url}))
+        said = {"package_ids": ["wave"], "email": "ann@example.com", "name": "Ann", "payment_provider": "payu"}
+        self.order = self.shop.client.post("/api/v1/checkout/initiate", json=said).json
+        self.name = next(iter(api.orders))
+        api.pay(self.name)
+        self.tell(api.notice(self.name))
+
+    def tell(self, notice: Any) -> None:
+        answered = self.shop.client.post("/api/v1/webhooks/payu", data=notice.body, headers=notice.headers)
+        assert answered.status_code == 200, answered.text
+
+    def refund(self, key: str = "k", **body: Any) -> tuple[int, str]:
+        """The status, and how the refund stands or why it is refused."""
+        named = {"Authorization": f"Bearer {OWNER_KEY}", "Idempotency-Key": key}
+        answered = self.shop.client.post(f"/api/v1/orders/{self.order['order_id']}/refund", json=body, headers=named)
+        told = answered.json
+        return answered.status_code, told.get("refund_status") or told["errors"][0]["code"]
+
+    def outbox(self) -> None:
+        self.shop.services.outbox.send_due(by_hand=True)
+
+    def state(self) -> str:
+        file = self.shop.services.desk.get(self.order["order_id"])
+        return str(self.shop.services.desk.state(file))
+
+
+@pytest.fixture
+def front(tmp_path: Path, clock: Clock) -> Iterator[Front]:
+    with PayuApi() as api:
+        api.clock = clock
+        yield Front(tmp_path / "data", clock, api)
+
+
+def test_a_refund_that_never_arrived_is_refused_after_a_while_and_can_be_asked_for_anew(front):
+    front.api.down()
+    assert front.refund() == (202, "in_doubt")
+    front.api.up()
+    assert front.refund() == (202, "in_doubt")
+    front.clock.forward(minutes=11)
+    assert front.refund() == (422, "REFUND_REFUSED")
+    assert front.refund("another") == (200, "accepted")
+    assert len(front.api.refunds[front.name]) == 1
+
+
+def test_the_outbox_ends_the_doubt_by_itself(front):
+    front.api.down()
+    assert front.refund() == (202, "in_doubt")
+    front.api.up()
+    front.clock.forward(minutes=11)
+    front.outbox()
+    assert front.refund("another") == (200, "accepted")
+    assert len(front.api.refunds[front.name]) == 1
+
+
+def test_the_outbox_finds_a_refund_whose_notice_was_lost(front):
+    assert front.refund() == (200, "accepted")
+    front.api.settle(front.name)
+    assert front.state() == "paid"
+    front.clock.forward(minutes=1)
+    front.outbox()
+    assert front.state() == "refunded"
+
+
+def test_a_refund_has_its_window(front):
+    front.clock.forward(days=90)
+    assert front.refund(amount="1.00") == (200, "accepted")
+    front.clock.forward(days=1)
+    assert front.refund("late", amount="1.00") == (422, "REFUND_WINDOW")
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"amount": "0"}, (422, "UNPROCESSABLE")),
+        ({"amount": "119.01"}, (422, "UNPROCESSABLE")),
+        ({"amount": "1.001"}, (400, "BAD_REQUEST")),
+        ({"amount": "-1"}, (400, "BAD_REQUEST")),
+        ({"amount": 1}, (400, "BAD_REQUEST")),
+        ({"reference": "R-1"}, (422, "UNPROCESSABLE")),
+    ],
+    ids=str,
+)
+def test_bad_amounts_are_refused_and_nothing_is_asked_for(front, body, told):
+    assert front.refund(**body) == told
+    assert front.api.refunds.get(front.name, []) == []
+
+
+def test_the_same_key_with_another_amount_is_a_contradiction(front):
+    assert front.refund("k", amount="10.00") == (200, "accepted")
+    assert front.refund("k", amount="11.00") == (409, "CONFLICT")
+
+
+def test_what_is_not_paid_cannot_be_refunded(front):
+    said = {"package_ids": ["wave"], "email": "ann@example.com", "name": "Ann", "payment_provider": "payu"}
+    front.order = front.shop.client.post("/api/v1/checkout/initiate", json=said).json
+    assert front.refund() == (409, "CONFLICT")
