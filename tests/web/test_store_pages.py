@@ -158,6 +158,16 @@ def test_an_order_leads_to_the_payment_and_is_known_to_its_browser(front):
     assert {"HttpOnly", f"Path=/order/{order_id}", "SameSite=Lax"} <= set(cookie.split("; "))
 
 
+def test_the_proof_of_an_order_is_for_the_path_that_the_owner_serves_it_under(tmp_path, clock):
+    """Or the browser would never bring it back, and its buyer would see no key."""
+    with payu.PayuApi() as api:
+        api.clock = clock
+        settings = SETTINGS | {"payu_api_url": api.url, "app_url": "https://shop.example/licenses"}
+        front = Front(Shop(tmp_path / "d", clock, PACKAGES, **settings), api)
+        (cookie,) = front.send().headers.getlist("Set-Cookie")
+        assert {"Secure", f"Path=/licenses/order/{api.created[-1]['extOrderId']}"} <= set(cookie.split("; "))
+
+
 @pytest.mark.parametrize(
     ("field", "typed", "told"),
     [
