@@ -225,6 +225,15 @@ def test_orders_are_limited_by_address_like_the_api(tmp_path, clock):
     assert (title(pages[-1]), int(pages[-1].headers["Retry-After"]) > 0) == ("Too many requests", True)
 
 
+def test_the_way_to_the_payment_is_limited_too(tmp_path, clock):
+    """Each look may be a question to the platform."""
+    client = Shop(tmp_path / "d", clock, PACKAGES, **SETTINGS, rate_limit="3/hour").client
+    paths = [f"/pay/K7Q2M4X9P1R8T5V3W6Z0{way}" for way in ("", "/back", "/cancelled", "")]
+    pages = [client.get(path, headers=BROWSER) for path in paths]
+    assert [page.status_code for page in pages] == [404, 404, 404, 429]
+    assert title(pages[-1]) == "Too many requests"
+
+
 def test_orders_are_a_quarter_of_what_may_be_asked(tmp_path, clock):
     """Each stays in the books for ever, and a platform hears of it."""
     settings = SETTINGS | {"jazzcash_flow": "hosted"}
