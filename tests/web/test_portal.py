@@ -677,6 +677,17 @@ def test_the_account_works_by_its_forms_alone(shop):
     assert browser.client.get("/portal").status_code == 303
 
 
+def test_an_order_that_waits_for_its_payment_is_found_in_the_account(shop):
+    """Whoever closed its page would find it nowhere else; and every page leads to the account."""
+    shop.sale(email=ANN)
+    order, browser = shop.place("wave"), shop.sign_in()
+    links = [attrs["href"] for tag, attrs in Page(browser.client.get("/portal").text).tags if tag == "a"]
+    assert links == [f"/order/{order.order_id}", "/portal"]
+    page = browser.client.get(links[0])
+    assert (page.status_code, order.number in page.text) == (200, True)
+    assert 'href="/portal"' in page.text
+
+
 @pytest.mark.parametrize("text", [word for word in HOSTILE if "<" in word or "{{" in word])
 def test_nobodys_words_become_part_of_a_page(shop, text):
     key = shop.sale(email=ANN, full_name=text[:100])
@@ -686,7 +697,7 @@ def test_nobodys_words_become_part_of_a_page(shop, text):
     page = shop.sign_in().client.get("/portal")
     tags = {tag for tag, _ in Page(page.text).tags}
     known = (
-        "html head meta title style body header span form input button main h1 p h2 section div h3 code ul li footer"
+        "html head meta title style body header span form input button main h1 p h2 section div h3 code ul li footer a"
     )
     assert tags <= set(known.split())
 
