@@ -5,18 +5,21 @@ Looking at a link spends nothing, since mail scanners look at all of them: only 
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated, Literal
 
 import msgspec
 from flask import Blueprint, Response
 
-from server.errors import NotFound
+from server.errors import NotFound, StorageUnavailable
 from server.services.sign_in import Link
 from server.web import me, sessions
 from server.web.licenses import Email, HardwareId
 from server.web.pages import page, see_other, tell_errors_as_pages
 from server.web.responses import form_of, query_of
 from server.web.services import services
+
+log = logging.getLogger(__name__)
 
 blueprint = Blueprint("portal", __name__, url_prefix="/portal")
 blueprint.before_request(sessions.refuse_strangers)
@@ -108,9 +111,18 @@ def home() -> Response:
         email=session.email,
         csrf_token=session.csrf_token,
         licenses=[me.my_license(one) for one in customers.licenses(session.email)],
-        orders=[me.my_order(one) for one in customers.orders(session.email)],
+        orders=_orders(session.email),
         done=asked.done,
     )
+
+
+def _orders(email: str) -> list[me.MyOrder] | None:
+    """None where their book cannot be read: the licenses are shown without it."""
+    try:
+        return [me.my_order(one) for one in services().customers.orders(email)]
+    except StorageUnavailable as error:
+        log.error("%s", error.detail)
+        return None
 
 
 @blueprint.post("/licenses/<name>/release")

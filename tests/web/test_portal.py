@@ -688,6 +688,19 @@ def test_an_order_that_waits_for_its_payment_is_found_in_the_account(shop):
     assert 'href="/portal"' in page.text
 
 
+def test_a_damaged_book_of_orders_takes_no_license_from_the_account(shop):
+    key = shop.sale(email=ANN)
+    shop.place("wave")
+    shop.place("team")
+    browser, book = shop.sign_in(), shop.folder / "orders.jsonl"
+    book.write_bytes(b"{" + book.read_bytes()[5:])
+    other = Browser(Counter(shop.folder, shop.clock))
+    other.client.set_cookie("keyledger", browser.cookie)
+    page = other.client.get("/portal")
+    assert (page.status_code, key in page.text, "cannot be shown just now" in page.text) == (200, True, True)
+    assert other.ask("/me/orders").status_code == 503
+
+
 @pytest.mark.parametrize("text", [word for word in HOSTILE if "<" in word or "{{" in word])
 def test_nobodys_words_become_part_of_a_page(shop, text):
     key = shop.sale(email=ANN, full_name=text[:100])
