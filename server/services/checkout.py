@@ -107,7 +107,7 @@ class Desk:
             source=wish.provider,
             merchant=checkout.merchant,
             email=_address(wish.email),
-            name=" ".join(wish.name.split()),
+            name=_name(wish.name),
             items=items,
             amount=amount,
             currency=currency,
@@ -264,6 +264,14 @@ class Desk:
                 cancel_url=order.cancel_url,
             )
         )
+
+
+def _name(name: str) -> str:
+    """Raises Unprocessable for one of blanks alone."""
+    text = " ".join(name.split())
+    if not text:
+        raise Unprocessable("name: the buyer's name is needed")
+    return text
 
 
 def _address(email: str) -> str:

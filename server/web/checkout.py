@@ -36,7 +36,7 @@ class InitiateRequest(msgspec.Struct, frozen=True, kw_only=True):
     name: BuyerName
     payment_provider: Name
     currency: Annotated[str, msgspec.Meta(max_length=8)] | None = None
-    phone: Annotated[str, msgspec.Meta(max_length=32)] | None = None
+    phone: Annotated[str, msgspec.Meta(max_length=32, pattern=PLAIN)] | None = None
     success_url: Url | None = None
     cancel_url: Url | None = None
 
@@ -68,6 +68,7 @@ class KeptOrder(TypedDict):
     order_number: str
     status: OrderState
     payment_url: str
+    status_url: str
 
 
 class OrderAnswer(TypedDict):
@@ -138,6 +139,7 @@ def _kept(error: PlatformDown) -> Response:
         "order_number": order.number,
         "status": OrderState.PENDING,
         "payment_url": f"{services().settings.app_url}/pay/{order.order_id}",
+        "status_url": _status_url(order),
     }
     response = answer(told, 503)
     response.headers["Retry-After"] = RETRY_AFTER
@@ -153,12 +155,16 @@ def _initiated(started: Started) -> Initiated:
         "amount": order.price,
         "currency": order.currency,
         "payment_url": begun.payment_url or f"{app_url}/pay/{order.order_id}",
-        "status_url": f"{app_url}/order/{order.order_id}?claim={claims.token(order.order_id)}",
+        "status_url": _status_url(order),
     }
     if begun.form is not None:
         method: Literal["POST", "GET"] = "GET" if begun.form.method == "GET" else "POST"
         told["form"] = {"action": begun.form.action, "method": method, "fields": begun.form.fields}
     return told
+
+
+def _status_url(order: Order) -> str:
+    return f"{services().settings.app_url}/order/{order.order_id}?claim={claims.token(order.order_id)}"
 
 
 @blueprint.get("/checkout/order/<order_id>")

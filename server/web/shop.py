@@ -13,6 +13,7 @@ from urllib.parse import quote
 import msgspec
 from flask import Blueprint, Response, request
 
+from server.domain import money
 from server.domain.catalogue import Product
 from server.errors import BadRequest, NotFound, PlatformOff
 from server.services.checkout import PlatformDown, Started, Wish
@@ -183,7 +184,13 @@ def _contents(product: Product) -> Sequence[Product]:
 
 def _prices(product: Product) -> list[Price]:
     before = {code.lower(): amount for code, amount in product.original_price.items()}
-    return [Price(code.lower(), amount, before.get(code.lower())) for code, amount in product.price.items()]
+    return [_price(code.lower(), amount, before.get(code.lower())) for code, amount in product.price.items()]
+
+
+def _price(currency: str, now: str, before: str | None) -> Price:
+    """What was no higher before is no bargain, whatever the catalogue calls it."""
+    is_less = before is not None and money.minor_units(now, currency) < money.minor_units(before, currency)
+    return Price(currency, now, before if is_less else None)
 
 
 def _package_page(

@@ -135,6 +135,14 @@ def test_a_package_is_found_by_its_slug_and_priced_in_what_can_be_paid(front):
     assert front.get("/shop/inner").status_code == 404  # which is not published
 
 
+def test_only_what_was_dearer_is_crossed_out(front):
+    """Whatever the owner wrote, and in whichever case: what never cost more is no bargain."""
+    was = {"PLN": "9.00", "pkr": "8500.00", "usd": "12.00"}
+    products = {"x": PACKAGES["products"]["wave"] | {"price": {"pln": "119.00", "pkr": "8500.0", "usd": "9"}}}
+    front.shop.write_catalogue({"products": {"x": products["x"] | {"original_price": was}}})
+    assert re.findall(r"</span>([0-9.]+)</s>", front.get("/shop").text) == ["12.00"]
+
+
 def test_what_cannot_be_paid_for_here_has_no_form(tmp_path, clock):
     settings = {name: value for name, value in SETTINGS.items() if name.startswith("jazzcash")}
     page = Shop(tmp_path / "d", clock, PACKAGES, **settings).client.get("/shop/dollars", headers=BROWSER)
@@ -208,6 +216,24 @@ def test_what_the_platform_objects_to_is_told_above_the_form(front):
     assert page.status_code == 422
     assert "PayU does not take this order" in page.text
     assert 'role="alert"' in page.text
+
+
+@pytest.mark.parametrize(("field", "value", "status"), [("name", " \t ", 422), ("phone", "\x00", 400)])
+def test_the_api_takes_no_blank_name_and_no_control_characters(front, field, value, status):
+    asked = {"package_ids": ["wave"], "email": "a@example.com", "name": "A", "payment_provider": "payu"}
+    refused = front.shop.client.post("/api/v1/checkout/initiate", json=asked | {field: value})
+    assert (refused.status_code, field in refused.json["errors"][0]["detail"]) == (status, True)
+    assert front.api.created == []
+
+
+def test_an_order_that_is_kept_tells_its_page_too(front):
+    """To a seller's own page, whose browser has no cookie of ours."""
+    front.api.down()
+    asked = {"package_ids": ["wave"], "email": "a@example.com", "name": "A", "payment_provider": "payu"}
+    kept = front.shop.client.post("/api/v1/checkout/initiate", json=asked)
+    assert kept.status_code == 503
+    path = kept.json["status_url"].removeprefix("http://127.0.0.1:8000")
+    assert "Set-Cookie" in front.get(path, front.stranger()).headers
 
 
 def test_a_body_that_is_no_form_is_refused(front):
