@@ -81,9 +81,10 @@ def test_every_order_of_what_was_said_with_one_of_it_twice(counter, name):
         assert [license[1] for license in expected[1]] == [active]
 
 
-def test_ten_notices_at_random_a_thousand_times(counter):
+@pytest.mark.parametrize("times", [250, pytest.param(5000, marks=pytest.mark.slow)])
+def test_ten_notices_at_random_many_times(counter, times):
     chance = random.Random(6)
-    for _ in range(1000):
+    for _ in range(times):
         order = counter.order()
         events, state, active = stories(order)[chance.choice(NAMES)]
         said: list[PurchaseEvent] = [*events, *chance.choices(events, k=10 - len(events))]
