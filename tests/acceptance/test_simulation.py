@@ -1,4 +1,4 @@
-"""Hundreds of orders (in full 2,000) on three platforms; webhooks lost, doubled, shuffled, corrupted; one reconciliation.
+"""Hundreds of orders (2,000 in full) on three platforms; webhooks lost, doubled, shuffled, broken; one reconciliation.
 
 In the end every license is what it would have been had every webhook come once and in order.
 """
