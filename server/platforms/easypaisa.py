@@ -42,7 +42,6 @@ _TOLD = re.compile(
     re.ASCII,
 )
 _TOKEN = re.compile(r"[!-~]{1,1024}", re.ASCII)
-_PLAIN_EMAIL = re.compile(r"[A-Za-z0-9._+-]+@[A-Za-z0-9.-]+", re.ASCII)  # others could say more in the hashed request
 
 
 class EasyPaisa(Platform, Checkout):
@@ -109,7 +108,8 @@ class EasyPaisa(Platform, Checkout):
         return Begun(reference=text_of(self._api.pay(asked), "transactionId"))
 
     def form(self, order: Order, way: Way) -> Form | None:
-        """Without a payment method: the buyer chooses."""
+        """Without a payment method: the buyer chooses. And without his address, which may be left out: whoever knows
+        the order's page can open the form's, too."""
         if self._key is None:
             return None
         fields = {
@@ -120,8 +120,6 @@ class EasyPaisa(Platform, Checkout):
             "expiryDate": _stamp(order.expires_at),
             "autoRedirect": "1",
         }
-        if _PLAIN_EMAIL.fullmatch(order.email):
-            fields["emailAddr"] = order.email
         return Form(f"{self._url}/easypay/Index.jsf", fields | {"merchantHashedReq": hashed_request(fields, self._key)})
 
     def continued(self, order: Order, way: Way, query: Mapping[str, str]) -> Form | None:

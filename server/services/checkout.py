@@ -125,6 +125,12 @@ class Desk:
             raise PlatformOff(f"payment_provider: {provider[:40]!r} is not configured here")
         return platform
 
+    def rings(self, provider: str, phone: str | None) -> str | None:
+        """The phone on which this platform would ask its owner to pay. Raises PlatformOff, and Unprocessable where it
+        is no phone's number."""
+        checkout = self.checkout(provider)
+        return checkout.phone_of(phone or "") if checkout.asks_buyer else None
+
     def providers(self, currency: str | None = None) -> list[str]:
         """The platforms that can take a payment (in this currency)."""
         found = {name: one for name, one in self._platforms.items() if isinstance(one, Checkout)}

@@ -33,11 +33,14 @@ class Kind(IntEnum):
     TOKEN = 5
     SIGN_IN = 6
     MAILBOX = 7
+    ORDER = 8
+    PHONE = 9
 
 
 # which part of the limit is let through of what is mostly guessing, or makes us write to others
-HARDER = {Kind.UNKNOWN: 4, Kind.TOKEN: 4, Kind.SIGN_IN: 12, Kind.MAILBOX: 24}
-SLOWER = {Kind.MAILBOX: 60}  # over how many times the period: 120/minute lets five letters an hour out to one address
+HARDER = {Kind.UNKNOWN: 4, Kind.TOKEN: 4, Kind.SIGN_IN: 12, Kind.MAILBOX: 24, Kind.ORDER: 4, Kind.PHONE: 24}
+# over how many times the period: 120/minute lets five letters an hour out to one address, and rings a phone as often
+SLOWER = {Kind.MAILBOX: 60, Kind.PHONE: 60}
 _WHAT = {
     Kind.ADDRESS: "requests from this address",
     Kind.KEY: "requests for this license key",
@@ -46,6 +49,8 @@ _WHAT = {
     Kind.TOKEN: "wrong tokens from this address",
     Kind.SIGN_IN: "requests for sign-in links from this address",
     Kind.MAILBOX: "sign-in links for this e-mail address",
+    Kind.ORDER: "orders from this address",
+    Kind.PHONE: "payments asked of this mobile number",
 }
 _REST = 1_000_000_000  # nanoseconds in which a table that failed is left alone
 _QUIET = 10_000_000_000  # nanoseconds between two lines of the log about refused requests
@@ -81,6 +86,13 @@ class RateLimits:
         """Count a request for a letter to this account, whether it exists or not. Raises TooManyRequests."""
         self.take(Kind.SIGN_IN, network_of(address))
         self.take(Kind.MAILBOX, f"mailbox\0{account}")
+
+    def places_order(self, address: str, phone: str | None) -> None:
+        """Count an order, which stays in the books and is made known to a platform; where that rings a phone, count it
+        for the phone, too. Raises TooManyRequests."""
+        self.take(Kind.ORDER, network_of(address))
+        if phone is not None:
+            self.take(Kind.PHONE, f"phone\0{phone}")
 
     def guesses(self, guessed: int) -> Allowance | None:
         """The refusal for an address whose bucket of unknown keys, full again at this moment, is empty now."""

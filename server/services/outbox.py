@@ -33,6 +33,7 @@ STATES = ("queued", "sending", "sent", "failed", "dead", "dropped")
 BUSY, DISK_PAUSE = 1.0, 60.0
 ALWAYS = datetime.min.replace(tzinfo=UTC)
 _COVERS = "covers"
+_UNTOLD = (ORDER_INQUIRY, SIGN_IN)  # which nobody is kept waiting by, or nobody else may know of
 
 
 class OutboxSummary(TypedDict):
@@ -197,13 +198,14 @@ class Outbox:
         return [letter for letter in self._box.letters() if state in (None, letter.state)]
 
     def summary(self) -> OutboxSummary:
-        """Letters by state, the age of the oldest that waits, and trouble; never raises."""
+        """Letters by state, the age of the oldest that waits, and trouble; never raises. Links to sign in are left out,
+        for anyone may read this, and what became of the one that he asked for would tell whose address is known."""
         found: dict[str, Any] = {**dict.fromkeys(STATES, 0), "oldest_waiting_seconds": None, "trouble": None}
         try:
-            counts, waiting, server = self._box.counts(), self._box.waiting(), self._box.note(SERVER)
+            counts, waiting, server = self._box.counts(but=(SIGN_IN,)), self._box.waiting(), self._box.note(SERVER)
         except StorageUnavailable as error:
             return cast(OutboxSummary, found | {"trouble": error.detail})
-        if owed := [letter.first_at for letter in waiting if letter.first_at and letter.kind != ORDER_INQUIRY]:
+        if owed := [letter.first_at for letter in waiting if letter.first_at and letter.kind not in _UNTOLD]:
             found["oldest_waiting_seconds"] = int((self._clock() - min(owed)).total_seconds())
         if server is not None and server.state == "failed":
             found["trouble"] = "the mail server cannot be reached or refuses us"

@@ -8,7 +8,7 @@ was told was stored.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import TypeVar
@@ -95,8 +95,8 @@ class LetterBox(ABC):
         """The letters that were given up."""
 
     @abstractmethod
-    def counts(self) -> dict[str, int]:
-        """How many letters are in each state, among those that are still kept."""
+    def counts(self, but: Collection[str] = ()) -> dict[str, int]:
+        """How many letters are in each state, among those that are still kept, `but` those of these kinds."""
 
     @abstractmethod
     def letters(self) -> Sequence[Letter]:

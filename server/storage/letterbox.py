@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -47,7 +47,7 @@ class FileLetterBox(LetterBox):
         self._waiting: dict[str, Letter] = {}
         self._dead: dict[str, Letter] = {}
         self._notes: dict[str, Letter] = {}
-        self._settled: Counter[str] = Counter()
+        self._settled: Counter[tuple[str, str]] = Counter()  # by kind and state
         self._unknown: dict[str, dict[str, msgspec.Raw]] = {}  # fields that only a newer version knows, by letter
         self._inode, self._position = inode, 0
 
@@ -74,11 +74,15 @@ class FileLetterBox(LetterBox):
             self._catch_up()
             return list(self._dead.values())
 
-    def counts(self) -> dict[str, int]:
+    def counts(self, but: Collection[str] = ()) -> dict[str, int]:
         with self._memory:
             self._catch_up()
-            waiting = Counter(letter.state for letter in self._waiting.values())
-            return {**self._settled, **waiting, "dead": len(self._dead)}
+            found = Counter({"dead": sum(letter.kind not in but for letter in self._dead.values())})
+            found.update(letter.state for letter in self._waiting.values() if letter.kind not in but)
+            settled = ((state, number) for (kind, state), number in self._settled.items() if kind not in but)
+            for state, number in settled:
+                found[state] += number
+            return dict(found)
 
     def note(self, name: str) -> Letter | None:
         with self._memory:
@@ -138,7 +142,7 @@ class FileLetterBox(LetterBox):
         if not letter.kind:
             self._notes[letter.id] = letter
         elif letter.state in _SETTLED:
-            self._settled[letter.state] += 1
+            self._settled[letter.kind, letter.state] += 1
             self._waiting.pop(letter.id, None)
             self._dead.pop(letter.id, None)
         elif letter.state == "dead":

@@ -107,6 +107,7 @@ class Refunded(TypedDict):
 def initiate() -> Response:
     limits.by_address()
     asked = body_of(InitiateRequest)
+    limits.places_order(asked.payment_provider, asked.phone)
     try:
         started = services().desk.place(_wish(asked))
     except PlatformDown as error:

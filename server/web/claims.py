@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from urllib.parse import urlsplit
 
 from flask import Response, request
 
@@ -20,11 +21,12 @@ def token(order_id: str) -> str:
 def keep(response: Response, order_id: str) -> Response:
     """Let this browser know the order as its own."""
     app_url = services().settings.app_url
+    base = urlsplit(app_url).path  # under which a proxy may serve us: the browser knows no other path
     response.set_cookie(
         f"order-{order_id}",
         token(order_id),
         max_age=_AGE,
-        path=f"/order/{order_id}",
+        path=f"{base}/order/{order_id}",
         secure=app_url.startswith("https://"),
         httponly=True,
         samesite="Lax",

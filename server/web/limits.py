@@ -46,6 +46,13 @@ def asks_for_letter(account: str) -> None:
         limits.asks_for_letter(_client(), account)
 
 
+def places_order(provider: str, phone: str | None) -> None:
+    """Count an order. Raises TooManyRequests, before anything is written or anybody's phone rings."""
+    ours = services()
+    if ours.limits is not None:
+        ours.limits.places_order(_client(), ours.desk.rings(provider, phone))
+
+
 def tell(response: Response) -> Response:
     """The limit that is nearest to its end; a refusal has told its own. `Reset` is in seconds from now."""
     visit = g.get("visit")

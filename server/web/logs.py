@@ -18,6 +18,7 @@ from flask import g, has_request_context
 _ADDRESS = re.compile(r"[^\s\"'<>@,;:=&?]+@[^\s\"'<>@,;:&?]+\.[A-Za-z0-9-]+")
 _KEY = re.compile(r"\b[0-9A-Za-z]{6}(?:-[0-9A-Za-z]{6}){4}\b")
 _SECRET = re.compile(r"(?i)(secret|token|password|signature|authorization)(\"?[=:]\s*\"?(?:Bearer )?)[^\s&\"',}]+")
+_LINK = re.compile(r"(/portal/sign-in/|[?&]claim=)[^\s/?&\"'#]+")
 _SECRET_WORDS = ("secret", "token", "password", "signature", "authorization")
 _KEY_HYPHENS = 4
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -31,6 +32,8 @@ def masked(text: str) -> str:
     lower = text.lower()
     if any(word in lower for word in _SECRET_WORDS):
         text = _SECRET.sub(r"\1\2***", text)
+    if "sign-in/" in lower or "claim=" in lower:  # gunicorn names the address of a request that it could not answer
+        text = _LINK.sub(r"\1***", text)
     if "@" in text:
         text = _ADDRESS.sub("***@***", text)
     return _KEY.sub("***", text) if text.count("-") >= _KEY_HYPHENS else text

@@ -223,7 +223,7 @@ _APPS, _OLDER, _HOOKS, _SHOP, _OWNER, _CUSTOMER, _PAGES, _OTHER = (
 )
 _BODY = (400, 413, 429, 503)
 _PROVEN = (400, 403, 404, 413, 429, 503)
-_BUYER = (404, 422, 503)
+_BUYER = (404, 409, 422, 429, 503)
 _CSRF = {"X-CSRF-Token": "The session's `csrf_token`, from `GET /api/v1/me`."}
 _FIND, _DECIDE = (401, 404, 429, 503), (400, 401, 404, 409, 413, 422, 429, 503)
 

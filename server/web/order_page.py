@@ -69,6 +69,7 @@ def again(order_id: str) -> Response:
     """A new order of the same. Only who may see this one may see that one."""
     limits.by_address()
     file = services().desk.get(order_id)
+    limits.places_order(file.order.source, file.order.phone)
     try:
         started = services().desk.again(file, request.remote_addr or "127.0.0.1")
     except Conflict:

@@ -12,11 +12,13 @@ from flask import Blueprint, Response, request
 from server.domain.order import OPEN, OrderFile, OrderState
 from server.platforms.base import Form
 from server.services.letter_writing import SHOPS
-from server.web import trouble
+from server.web import limits, trouble
 from server.web.pages import page
 from server.web.services import services
 
 blueprint = Blueprint("pay", __name__, url_prefix="/pay")
+blueprint.before_request(limits.by_address)
+blueprint.after_request(limits.tell)
 trouble.tell_errors(blueprint)
 
 LONGEST = 2048  # characters of what a browser brings back

@@ -96,6 +96,7 @@ def order(package_name: str) -> Response:
     form, wrong = _read(given)
     if form is not None:
         try:
+            limits.places_order(form.payment_provider, form.phone)
             return _to_payment(services().desk.place(_wish(product, form)))
         except PlatformDown as error:
             return claims.keep(trouble.shown(error), error.order.order_id)

@@ -54,6 +54,23 @@ def test_nothing_tells_whether_an_address_is_known(shop):
     assert shop.states()[-2:] == ["sent", "dropped"]
 
 
+def test_the_health_of_the_service_does_not_tell_what_became_of_a_link(shop):
+    """Anyone may read it, and the letter to an address that is not known is dropped."""
+    shop.sale(email=ANN)
+    shop.post_round()
+
+    def mail():
+        return shop.client.get("/health").json["checks"]["mail"]
+
+    before = mail()
+    for email in (ANN, "nobody@example.com"):
+        shop.client.post("/api/v1/portal/sign-in", json={"email": email})
+        assert mail() == before
+        shop.post_round()
+        assert mail() == before
+    assert shop.states() == ["sent", "dropped"]
+
+
 def test_the_request_itself_looks_nobody_up(shop, monkeypatch):
     """Or its time would tell: what is known takes longer to read than what is not."""
     shop.sale(email=ANN)

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from server.domain.rate import Rate
 from server.errors import StorageUnavailable
+from server.services.limits import Kind
 from server.web import sessions
 from tests.conftest import CATALOGUE, Clock, Shop
 from tests.standins import jazzcash, payu
@@ -158,6 +160,16 @@ def test_an_order_leads_to_the_payment_and_is_known_to_its_browser(front):
     assert {"HttpOnly", f"Path=/order/{order_id}", "SameSite=Lax"} <= set(cookie.split("; "))
 
 
+def test_the_proof_of_an_order_is_for_the_path_that_the_owner_serves_it_under(tmp_path, clock):
+    """Or the browser would never bring it back, and its buyer would see no key."""
+    with payu.PayuApi() as api:
+        api.clock = clock
+        settings = SETTINGS | {"payu_api_url": api.url, "app_url": "https://shop.example/licenses"}
+        front = Front(Shop(tmp_path / "d", clock, PACKAGES, **settings), api)
+        (cookie,) = front.send().headers.getlist("Set-Cookie")
+        assert {"Secure", f"Path=/licenses/order/{api.created[-1]['extOrderId']}"} <= set(cookie.split("; "))
+
+
 @pytest.mark.parametrize(
     ("field", "typed", "told"),
     [
@@ -211,6 +223,50 @@ def test_orders_are_limited_by_address_like_the_api(tmp_path, clock):
     pages = [shop.client.post("/shop/wave", data=FORM | {"name": ""}, headers=BROWSER) for _ in range(4)]
     assert [page.status_code for page in pages] == [422, 422, 422, 429]
     assert (title(pages[-1]), int(pages[-1].headers["Retry-After"]) > 0) == ("Too many requests", True)
+
+
+def test_the_way_to_the_payment_is_limited_too(tmp_path, clock):
+    """Each look may be a question to the platform."""
+    client = Shop(tmp_path / "d", clock, PACKAGES, **SETTINGS, rate_limit="3/hour").client
+    paths = [f"/pay/K7Q2M4X9P1R8T5V3W6Z0{way}" for way in ("", "/back", "/cancelled", "")]
+    pages = [client.get(path, headers=BROWSER) for path in paths]
+    assert [page.status_code for page in pages] == [404, 404, 404, 429]
+    assert title(pages[-1]) == "Too many requests"
+
+
+def test_orders_are_a_quarter_of_what_may_be_asked(tmp_path, clock):
+    """Each stays in the books for ever, and a platform hears of it."""
+    settings = SETTINGS | {"jazzcash_flow": "hosted"}
+    client = Shop(tmp_path / "d", clock, PACKAGES, **settings, rate_limit="20/hour").client
+    form = FORM | {"currency": "pkr", "payment_provider": "jazzcash"}
+    asked = {"package_ids": ["wave"], "email": "a@example.com", "name": "A", "payment_provider": "jazzcash"}
+    told = [client.post("/shop/wave", data=form, headers=BROWSER).status_code for _ in range(4)]
+    told += [client.post("/api/v1/checkout/initiate", json=asked).status_code for _ in range(2)]
+    assert told == [303, 303, 303, 303, 201, 429]
+    assert client.get("/shop/wave").status_code == 200
+    other = client.post("/shop/wave", data=form, environ_overrides={"REMOTE_ADDR": "10.1.1.1"})
+    assert other.status_code == 303
+
+
+def test_nobody_makes_a_phone_ring_again_and_again(tmp_path, clock, monkeypatch):
+    """However its number is written, and from wherever it is asked."""
+    rung: list[str | None] = []
+    monkeypatch.setattr("server.platforms.jazzcash.JazzCash.begin", lambda self, order, way: rung.append(order.phone))
+    shop = Shop(tmp_path / "d", clock, PACKAGES, **SETTINGS, rate_limit="1000/hour")
+    monkeypatch.setattr(shop.services.desk, "_threads", False)
+    limits = shop.services.limits
+    assert limits is not None
+
+    def order(phone: str, client: int) -> Any:
+        form = FORM | {"currency": "pkr", "payment_provider": "jazzcash", "phone": phone}
+        environ = {"REMOTE_ADDR": f"10.1.1.{client}"}
+        return shop.client.post("/shop/wave", data=form, headers=BROWSER, environ_overrides=environ).status_code
+
+    limits._rates[Kind.PHONE] = Rate(2, 3600 * 10**9)
+    spellings = ["03001234567", "+92 300 1234567", "0300-1234567"]
+    assert [order(phone, client) for client, phone in enumerate(spellings)] == [303, 303, 429]
+    assert order("03007654321", 3) == 303
+    assert len(rung) == 3
 
 
 # ---------------------------------------------------------------------------------------------------- a platform down
