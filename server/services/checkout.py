@@ -132,7 +132,7 @@ class Desk:
 
     def _currency(self, wish: Wish, checkout: Checkout) -> str:
         if wish.currency is None:
-            return self._packages.common_currency(wish.package_ids, checkout.currency)
+            return self._packages.common_currency(wish.package_ids, checkout.currency, checkout.currencies)
         code = money.currency_code(wish.currency)
         if checkout.currencies is not None and code not in checkout.currencies:
             allowed = ", ".join(sorted(checkout.currencies))
