@@ -129,6 +129,7 @@ class OrderRefunds:
             refund_id = f"{order.order_id}:refund:{reference}"
             seen = self._store.find_event(f"event\0{order.source}\0{refund_id}")
             if seen is not None:
+                _same_amount(file, _minor(seen), amount, "reference")
                 return Refund(refund_id=reference, amount=_minor(seen), standing=Standing.DONE)
             minor = self._amount(file, stands, amount)
             self._inquiries.record([self._event(file, refund_id, reference, minor)])
@@ -205,9 +206,9 @@ def _refund_id(file: OrderFile, key: str | None) -> str:
     return hashlib.sha256(f"{file.order.order_id}\0{key}".encode()).hexdigest()[:20]
 
 
-def _same_amount(file: OrderFile, minor: int, amount: str | None) -> None:
+def _same_amount(file: OrderFile, minor: int, amount: str | None, name: str = "Idempotency-Key") -> None:
     if amount is not None and money.minor_units(amount, file.order.currency, "amount") != minor:
-        raise Conflict("amount: this Idempotency-Key was used for another amount")
+        raise Conflict(f"amount: this {name} was used for another amount")
 
 
 def _minor(entry: Entry) -> int:

@@ -23,6 +23,7 @@ _TELLING = frozenset({_REFUND, _PARTIAL, _FAILED, _LOST})
 
 ALL = -1  # of a charge went back
 Name = tuple[str, str | None]
+Which = tuple[str, str | None, str | None]  # refund of which sale: its name may be the owner's word for several sales'
 
 
 class Reversal(msgspec.Struct, gc=False, kw_only=True):
@@ -46,8 +47,8 @@ class Reversal(msgspec.Struct, gc=False, kw_only=True):
         return self.source, self.event_id
 
     @property
-    def which(self) -> Name:
-        return self.source, self.incident or self.sale_id
+    def which(self) -> Which:
+        return self.source, self.sale_id, self.incident
 
     @property
     def names(self) -> list[Name]:
@@ -101,7 +102,7 @@ class Reversals:
         return sum(minor for known, (told, minor) in self._parts if told == code and not known.isdisjoint(names))
 
     def _has_failed(self, line: Reversal | Entry) -> bool:
-        which, moment = (line.source, line.incident or line.sale_id), _text(line.occurred_at)
+        which, moment = (line.source, line.sale_id, line.incident), _text(line.occurred_at)
         return any(failure.which == which and _is_later(failure.occurred_at, moment) for failure in self._failures)
 
     def _part(self, line: Reversal) -> tuple[str, int] | None:
