@@ -163,8 +163,11 @@ class Desk:
 
     # ------------------------------------------------------------------------------------------------ beginning
     def begin(self, file: OrderFile, client: str) -> Begun:
-        """How this order is paid; the platform is told of it where it was not. Raises PlatformDown, Unprocessable."""
+        """How this order is paid; the platform is told of it where it was not. Raises PlatformDown, Unprocessable; and
+        Conflict where it cannot be paid any more."""
         order, checkout = file.order, self.checkout(file.order.source)
+        if not checkout.has(order):  # else the money would go to an account, or in a mode, that is not the order's
+            raise _lost(order)
         way = self.way(order, client)
         if file.of(Step.BEGUN):
             return Begun(file.reference, file.payment_url, checkout.form(order, way))
@@ -190,7 +193,7 @@ class Desk:
             raise PlatformDown(order, error.detail) from None
         self._note(order, Step.BEGUN, Begun(error.reference))
         self._note(order, Step.CANCELLED)
-        raise Conflict(f"order {order.number} cannot be paid any more: order again", "ORDER_LOST")
+        raise _lost(order)
 
     def _ask_buyer(self, checkout: Checkout, order: Order, way: Way) -> Begun:
         """The platform rings the buyer's phone and answers when he has agreed: up to two minutes. That it was asked is
@@ -258,6 +261,10 @@ class Desk:
                 cancel_url=order.cancel_url,
             )
         )
+
+
+def _lost(order: Order) -> Conflict:
+    return Conflict(f"order {order.number} cannot be paid any more: order again", "ORDER_LOST")
 
 
 def _address(email: str) -> str:

@@ -20,7 +20,7 @@ from server.domain import money
 from server.domain.order import Account, OrderFile, OrderLine, Step, account, open_refunds, payment_names
 from server.domain.purchase import Entry, EventKind, PurchaseEvent
 from server.errors import Conflict, PlatformUnreachable, Unprocessable
-from server.platforms.base import Platform, Refunds, RefundState, RefundWord
+from server.platforms.base import Checkout, Platform, Refunds, RefundState, RefundWord
 from server.services.inquiries import Inquiries
 from server.services.settlement import MAY_ARRIVE, SOON, Settlement, watch
 from server.storage.base import Store
@@ -65,7 +65,8 @@ class OrderRefunds:
         refund; `reference` is the portal's, where the platform has no API. Raises Unprocessable, naming the field,
         Conflict, StorageUnavailable."""
         platform = self._platforms.get(file.order.source)
-        if isinstance(platform, Refunds):
+        is_its = not isinstance(platform, Checkout) or platform.has(file.order)
+        if isinstance(platform, Refunds) and is_its:
             if reference is not None:
                 raise Unprocessable(f"reference: {file.order.source} refunds by its API; leave it out")
             return self._ask(platform, file, amount, key)
