@@ -78,7 +78,7 @@ class Reversals:
         self._failures = [line for line in telling if line.event == _FAILED]
         linking = [line for line in telling if line.is_linking]
         self.names = _spread({name for line in telling if self.stands(line) for name in line.names}, linking)
-        partial = _last_of_each([line for line in telling if line.event == _PARTIAL])
+        partial = _last_of_each([line for line in telling if line.event == _PARTIAL or self._is_what_is_left(line)])
         self._parts = [(_spread(set(line.names), linking), part) for line in partial if (part := self._part(line))]
         self.parted = {name for names, _ in self._parts for name in names}
 
@@ -104,6 +104,10 @@ class Reversals:
     def _has_failed(self, line: Reversal | Entry) -> bool:
         which, moment = (line.source, line.sale_id, line.incident), _text(line.occurred_at)
         return any(failure.which == which and _is_later(failure.occurred_at, moment) for failure in self._failures)
+
+    def _is_what_is_left(self, line: Reversal) -> bool:
+        """A sum so far that was all of it, until one of the refunds that made it up failed."""
+        return line.event == _REFUND and line.refunded_total is not None and self._has_failed(line)
 
     def _part(self, line: Reversal) -> tuple[str, int] | None:
         """What went back of a payment so far, less what failed of it afterwards; None where no sum is told."""

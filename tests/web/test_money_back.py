@@ -84,6 +84,22 @@ def test_an_order_that_went_back_in_parts_is_counted_as_one_that_went_back(count
     assert stats(counter.store) == (1, {"pln": "70.00"})
 
 
+def so_far(order: Order, kind: EventKind, price: str, total: str, at: int) -> PurchaseEvent:
+    """As Stripe tells it: the sum of all that went back of a payment."""
+    return notice(order, kind, at, event_id=f"{total}:{at}", order_id=None, price=price, refunded_total=total)
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_of_two_refunds_that_were_all_of_it_one_failed(counter, is_late):
+    order = counter.order()
+    part = so_far(order, EventKind.PARTIAL_REFUND, "20.00", "20.00", 5)
+    whole = so_far(order, EventKind.REFUND, "30.00", "50.00", 6)
+    failure = notice(order, EventKind.REFUND_FAILED, 7, event_id="re_1:failed", order_id=None, price="20.00")
+    counter.tell([paid(order), *([failure, whole, part] if is_late else [part, whole, failure])])
+    assert (went_back(counter), counter.settlement.account(counter.file(order)).refunded) == (3000, 3000)
+    assert [license.is_active for _, license in counter.store.licenses()] == [True]
+
+
 # ---------------------------------------------------------------------------------------------------- by the portal
 def test_one_word_of_the_owners_for_the_refunds_of_two_orders_is_two_refunds(bazaar):
     for ref in (bazaar.paid(), bazaar.paid()):
