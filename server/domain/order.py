@@ -87,7 +87,8 @@ class Step(StrEnum):
 
     PLACED = "placed"
     BEGUN = "begun"  # the platform knows it: `reference` is its own id, `payment_url` where the buyer pays
-    PROCESSING = "processing"  # the buyer did his part, the platform's word is still to come
+    PROCESSING = "processing"  # the platform waits for the money
+    HINTED = "hinted"  # something happened to the payment, what it was the platform has still to say
     FAILED = "failed"
     CANCELLED = "cancelled"
     SUSPICIOUS = "suspicious"  # something was told of it that is not believed; the ledger has it
@@ -214,7 +215,7 @@ def state_of(file: OrderFile, entries: Iterable[Entry], now: datetime) -> OrderS
         return OrderState.FAILED
     if Step.CANCELLED in steps or now >= file.order.expires_at:
         return OrderState.CANCELLED
-    return OrderState.PROCESSING if Step.PROCESSING in steps else OrderState.PENDING
+    return OrderState.PROCESSING if steps & {Step.PROCESSING, Step.HINTED} else OrderState.PENDING
 
 
 def open_refunds(file: OrderFile, entries: Iterable[Entry]) -> list[OrderLine]:

@@ -118,12 +118,12 @@ class Settlement:
     def _is_awaited(self, file: OrderFile, told: Sequence[Told]) -> bool:
         """Whether money may still come: also of an order that failed once, when its platform says that it waits."""
         state = self.state(file)
-        is_waiting = any(one.outcome is Outcome.PENDING and one.entry is None for one in told)
+        is_waiting = not told or any(one.outcome is Outcome.PENDING and one.entry is None for one in told)
         is_in_time = self._clock() < file.order.expires_at + FINAL_LOOK
         return state in OPEN or (state not in SETTLED and is_waiting and is_in_time)
 
     def _waits(self, file: OrderFile) -> Told:
-        self._note(file, Step.PROCESSING)
+        self._note(file, Step.HINTED)
         self._remind(file, SOON)
         return Told(Outcome.PENDING)
 
@@ -146,12 +146,12 @@ class Settlement:
         return state
 
     def may_be_asked(self, file: OrderFile) -> bool:
-        """Whether its platform is already willing to be asked about this order."""
+        """Whether its platform is willing already to be asked about this order. A voucher that was issued is no news."""
         platform = self._platforms.get(file.order.source)
         if isinstance(platform, Checkout) and not platform.has(file.order):
             return False
         rest = platform.rest if isinstance(platform, Checkout) else timedelta(0)
-        return bool(file.of(Step.PROCESSING)) or self._clock() >= file.order.placed_at + rest
+        return bool(file.of(Step.HINTED)) or self._clock() >= file.order.placed_at + rest
 
     def _has_just_ended(self, file: OrderFile, state: OrderState) -> bool:
         """Nobody paid in time, as far as we heard: the platform may know better."""

@@ -68,6 +68,27 @@ def test_what_anybody_can_send_makes_us_ask_once(bazaar):
     assert (len(bazaar.easy.asked), bazaar.status(ref)) == (before + 2, "paid")
 
 
+# ---------------------------------------------------------------------------------------------------- JazzCash's rest
+def test_jazzcash_is_left_alone_for_ten_minutes_though_a_voucher_was_issued(bazaar):
+    ref = bazaar.order("jazzcash")
+    bazaar.jazz.know(ref, PAISA, "124")
+    bazaar.jazz_returns(ref, "124")
+    for _ in range(9):
+        bazaar.live_on(1)
+        assert bazaar.status(ref) == "processing"
+    assert bazaar.jazz.asked == []
+    bazaar.jazz.know(ref, PAISA)
+    bazaar.live_on(1)
+    assert bazaar.status(ref) == "paid"
+
+
+def test_an_order_that_nobody_began_to_pay_is_not_on_its_way(bazaar):
+    ref = bazaar.order("jazzcash")
+    bazaar.live_on(60, 20)
+    assert bazaar.jazz.asked != []
+    assert bazaar.status(ref) == "pending"
+
+
 # ---------------------------------------------------------------------------------------------------- whose account
 def test_another_account_neither_takes_the_money_of_an_order_nor_tells_of_it(bazaar, tmp_path, clock):
     ref, old = bazaar.order("easypaisa"), bazaar.paid()
