@@ -165,7 +165,8 @@ class _Run:
         try:
             if inquiry.kind == ORDER_INQUIRY:
                 if self._sender.settlement.ask(inquiry.about or ""):
-                    return self._state(trying, "queued", next_at=trying.next_at)  # the buyer takes his time
+                    # Buyer or bank take their time: given up is only a platform that does not answer for so long.
+                    return self._state(trying, "queued", next_at=trying.next_at, first_at=self._clock())
             elif entry := self._sender.subjects.entry(inquiry):
                 self._sender.inquiries.settle(entry)
         except PlatformUnreachable as error:
