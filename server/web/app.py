@@ -32,6 +32,7 @@ from server.web import (
     pay,
     portal,
     shop,
+    trouble,
     webhooks,
 )
 from server.web.responses import MAX_BODY, register_errors
@@ -80,6 +81,7 @@ def make_app(services: Services) -> Flask:
         app.register_blueprint(room.blueprint)
     app.know_busy_paths([VALIDATE, *(f"{WEBHOOKS}/{name}" for name in services.platforms)])
     register_errors(app)
+    trouble.tell_the_lost(app)
     _around_requests(app, services)
     if origins := services.settings.allowed_origins:
         told = ["X-Request-Id", "Retry-After", *limits.HEADERS]

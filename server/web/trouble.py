@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response
+from flask import Blueprint, Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from server.domain.order import Order
@@ -22,6 +22,11 @@ _WORDS = {
     ),
 }
 
+_LOST = {
+    404: _WORDS[NotFound],
+    405: ("Not this way", "Only a button leads to this address. Go back to its page, and press it there."),
+}
+
 
 def tell_errors(blueprint: Blueprint) -> None:
     @blueprint.errorhandler(KeyledgerError)
@@ -34,6 +39,21 @@ def tell_errors(blueprint: Blueprint) -> None:
         if not wants_page():
             return answer
         return _page(answer.status_code, error.name, error.description or error.name)
+
+
+def tell_the_lost(app: Flask) -> None:
+    """Of an address that is none of ours, or is not opened in this way, no part of the application knows: a person is
+    told by a page, in a browser that says what it wants, and a program as ever."""
+
+    @app.errorhandler(HTTPException)
+    def lost(error: HTTPException) -> Response:
+        answer = told_by_http(error)
+        if request.url_rule is not None or not wants_page() or request.path.startswith("/api/"):
+            return answer
+        told = _page(answer.status_code, *_LOST.get(answer.status_code, (error.name, error.description or error.name)))
+        if allowed := answer.headers.get("Allow"):
+            told.headers["Allow"] = allowed
+        return told
 
 
 def shown(error: KeyledgerError) -> Response:

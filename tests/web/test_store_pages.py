@@ -412,6 +412,25 @@ def test_an_order_that_nobody_knows_is_a_page_for_a_browser(front):
         assert front.browser.get(path).mimetype == "application/json"
 
 
+@pytest.mark.parametrize(
+    ("path", "status", "told"),
+    [
+        ("/", 404, "Nothing here"),
+        ("/shop/wave/more", 404, "Nothing here"),
+        ("/portal/sign-out", 405, "Not this way"),
+        ("/order/K7Q2M4X9P1R8T5V3W6Z0/again", 405, "Not this way"),
+    ],
+)
+def test_who_is_lost_is_told_so_in_his_own_way(front, path, status, told):
+    page = front.get(path)
+    assert (page.status_code, page.mimetype, title(page)) == (status, "text/html", told)
+    assert page.headers["Content-Security-Policy"]
+    assert ("Allow" in page.headers) == (status == 405)
+    program = front.browser.get(path)
+    assert (program.status_code, program.mimetype) == (status, "application/json")
+    assert front.get("/api/v1/nothing").mimetype == "application/json"
+
+
 # ---------------------------------------------------------------------------------------------------- again
 def test_trying_again_is_a_new_order_of_the_same(front):
     before = front.given_up()
