@@ -25,6 +25,7 @@ from schemathesis.specs.openapi.checks import (
 from server.domain.keys import license_id
 from server.web.operations import OPERATIONS
 from tests.conftest import OWNER_KEY, SECRET, Clock, sale_ping
+from tests.signed_answers import SEED
 from tests.tills import shop_of_three
 
 KEPT = [
@@ -41,7 +42,7 @@ class Api:
     """A shop with a license in it, and the description of its API."""
 
     def __init__(self, folder: Any) -> None:
-        self.shop = shop_of_three(folder, Clock(), jvzoo_keygen="on")
+        self.shop = shop_of_three(folder, Clock(), jvzoo_keygen="on", signing_key=(SEED,))
         self.key = self.shop.sale(product="G-TEAM==")
         self.shop.ping(sale_ping("s2", "ann@example.com", "G-OTHER=="))
         self.described = schemathesis.openapi.from_wsgi("/openapi.json", self.shop.app)
