@@ -17,7 +17,7 @@ from server.domain.keys import license_id
 from server.domain.license import DETAIL, Claim, Code, Device, Moment, Status
 from server.services.seats import Verdict
 from server.web import limits
-from server.web.responses import answer, body_of, cached
+from server.web.responses import JsonAnswer, body_of, cached
 from server.web.services import services
 from server.web.signatures import signed
 
@@ -168,7 +168,7 @@ def file() -> Response:
         "issued": made.issued,
         "expires": made.expires,
     }
-    return _answered(body, asked.nonce)
+    return _answered(body, asked.nonce, now)
 
 
 @blueprint.get("/public-key")
@@ -183,11 +183,15 @@ def public_key() -> Response:
 
 def told(verdict: Verdict, nonce: str | None) -> Response:
     limits.by_verdict(verdict)
-    return _answered(verdict_answer(verdict, nonce, services().clock()), nonce)
+    now = services().clock()
+    return _answered(verdict_answer(verdict, nonce, now), nonce, now)
 
 
-def _answered(body: VerdictAnswer | FileAnswer, nonce: str | None) -> Response:
-    return signed(answer(body)) if nonce else answer(body)
+def _answered(body: VerdictAnswer | FileAnswer, nonce: str | None, now: datetime) -> Response:
+    """Signed where the request asks for it and the owner has set a key."""
+    whole = JsonAnswer(body)
+    key = services().signing.find_key() if nonce else None
+    return signed(whole, key, now) if key else whole
 
 
 def verdict_answer(verdict: Verdict, nonce: str | None, now: datetime) -> VerdictAnswer:

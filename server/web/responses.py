@@ -65,8 +65,8 @@ _encode = msgspec.json.Encoder().encode
 class JsonAnswer(Response):
     """JSON that is whole from the start: none of its headers has to be looked at again when it goes out."""
 
-    def __init__(self, body: object, status: int) -> None:
-        data = _encode(body)
+    def __init__(self, body: object, status: int = 200) -> None:
+        self.raw = data = _encode(body)
         told = Headers([("Content-Type", "application/json"), ("Content-Length", str(len(data)))])
         super().__init__([data], _STATUS_LINES.get(status, status), told)
 

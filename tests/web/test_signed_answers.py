@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -15,6 +18,7 @@ from server.web import signatures
 from tests.conftest import Shop, sale_ping
 from tests.signed_answers import NONCE, OTHER_SEED, SEED, Exchange, Forged, believe, public_keys, signature_base, verify
 
+ROOT = Path(__file__).parents[2]
 ROUTES = ["validate", "activate", "deactivate", "file"]
 SIGNED = {"Content-Digest", "Signature-Input", "Signature"}
 
@@ -161,6 +165,20 @@ def test_below_a_folder_the_whole_path_is_signed(shop, keys):
     )
     path = quote("/kéy/api/v1/licenses/validate")
     believe(keys, Exchange("POST", path, NONCE, answered.status_code, dict(answered.headers), answered.data))
+
+
+def test_who_asks_without_a_nonce_does_not_pay_for_signatures(shop):
+    """Neither time nor memory: the library is loaded with the first signature."""
+    code = (
+        "import sys, tests.conftest as t; from pathlib import Path; from server.web.app import make_app; "
+        "from server.wiring import build; "
+        f"ask = make_app(build(t.settings_for(Path(sys.argv[1]), signing_key=({SEED!r},)))).test_client().post; "
+        "body = {'license_key': 'NO-SUCH-KEY', 'nonce': sys.argv[2]}; "
+        "assert ask('/api/v1/licenses/validate', json=body).status_code == 200; print('cryptography' in sys.modules)"
+    )
+    for nonce, is_loaded in (("", "False"), (NONCE, "True")):
+        told = subprocess.check_output([sys.executable, "-c", code, shop.folder, nonce], cwd=ROOT, text=True)
+        assert told.splitlines()[-1] == is_loaded
 
 
 def test_without_a_key_nothing_is_signed_and_all_else_goes_on(tmp_path, clock):
