@@ -46,6 +46,7 @@ STEPS = {  # what is no matter of the ledger, since no money moved
 FIRST_LOOK = timedelta(minutes=15)  # after an order was begun; JazzCash wants ten minutes
 SOON = timedelta(seconds=20)
 ASKED_EVERY = timedelta(seconds=10)  # at most, of one order, by all workers
+HINTS = 5  # of an order that lead to an inquiry in that time, where anybody may send them
 MAY_ARRIVE = timedelta(minutes=10)  # for a request of which nothing was heard
 FINAL_LOOK = timedelta(hours=2)  # after its end an order is asked about once more
 
@@ -110,10 +111,12 @@ class Settlement:
         return told
 
     def _may_ask_at_once(self, file: OrderFile) -> bool:
-        """What a platform proves of an open order is asked about whenever it comes. Of any other one, it may be a
-        repeat, or a refund's; and what anybody can send makes nobody ask more often than the page of the order does."""
+        """What a platform proves of an open order is asked about whenever it comes. Of another one it may be a repeat,
+        or a refund's; and what anybody can send is asked about a few times, and then by the outbox."""
+        if self.state(file) not in OPEN:
+            return self._claim(file)
         is_proven = self._platforms[file.order.source].proves_notices
-        return (is_proven and self.state(file) in OPEN) or self._claim(file)
+        return is_proven or any(self._claim(file, f"hint {number} of") for number in range(HINTS))
 
     def _is_awaited(self, file: OrderFile, told: Sequence[Told]) -> bool:
         """Whether money may still come: also of an order that failed once, when its platform says that it waits."""
@@ -146,7 +149,7 @@ class Settlement:
         return state
 
     def may_be_asked(self, file: OrderFile) -> bool:
-        """Whether its platform is willing already to be asked about this order. A voucher that was issued is no news."""
+        """Whether its platform is willing already to be asked about this order. That a voucher waits is no news."""
         platform = self._platforms.get(file.order.source)
         if isinstance(platform, Checkout) and not platform.has(file.order):
             return False
@@ -158,10 +161,10 @@ class Settlement:
         is_over = state is OrderState.CANCELLED and not file.of(Step.CANCELLED)
         return is_over and self._clock() < file.order.expires_at + FINAL_LOOK
 
-    def _claim(self, file: OrderFile) -> bool:
+    def _claim(self, file: OrderFile, what: str = "asked") -> bool:
         now = self._clock()
         try:
-            return self._store.shelf.claim(f"asked:{file.order.order_id}", now + ASKED_EVERY, now)
+            return self._store.shelf.claim(f"{what}:{file.order.order_id}", now + ASKED_EVERY, now)
         except StorageUnavailable:
             return False  # what cannot be written down, neither can the answer
 
