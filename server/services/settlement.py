@@ -46,8 +46,8 @@ STEPS = {  # what is no matter of the ledger, since no money moved
 FIRST_LOOK = timedelta(minutes=15)  # after an order was begun; JazzCash wants ten minutes
 SOON = timedelta(seconds=20)
 ASKED_EVERY = timedelta(seconds=10)  # at most, of one order, by all workers
+HINTS = 5  # of an order that lead to an inquiry in that time, where anybody may send them
 MAY_ARRIVE = timedelta(minutes=10)  # for a request of which nothing was heard
-HINTS = 5  # in as long a time, of hints that anybody may give
 FINAL_LOOK = timedelta(hours=2)  # after its end an order is asked about once more
 
 
@@ -114,7 +114,7 @@ class Settlement:
         """What a platform proves of an open order is asked about whenever it comes. Of any other one, it may be a
         repeat, or a refund's; and what anybody can send leads to a few questions in a while, and no more."""
         is_proven = self._platforms[file.order.source].proves_notices
-        return (is_proven and self.state(file) in OPEN) or any(self._claim(file, f"hint {n}") for n in range(HINTS))
+        return (is_proven and self.state(file) in OPEN) or any(self._claim(file, f"hint {n} of") for n in range(HINTS))
 
     def _is_awaited(self, file: OrderFile, told: Sequence[Told]) -> bool:
         """Whether money may still come: also of an order that failed once, when its platform says that it waits."""
@@ -147,7 +147,7 @@ class Settlement:
         return state
 
     def may_be_asked(self, file: OrderFile) -> bool:
-        """Whether its platform is willing already to be asked about this order. A voucher is no news."""
+        """Whether its platform is willing already to be asked about this order. That a voucher waits is no news."""
         platform = self._platforms.get(file.order.source)
         if isinstance(platform, Checkout) and not platform.has(file.order):
             return False
@@ -159,10 +159,10 @@ class Settlement:
         is_over = state is OrderState.CANCELLED and not file.of(Step.CANCELLED)
         return is_over and self._clock() < file.order.expires_at + FINAL_LOOK
 
-    def _claim(self, file: OrderFile, why: str = "look") -> bool:
+    def _claim(self, file: OrderFile, what: str = "asked") -> bool:
         now = self._clock()
         try:
-            return self._store.shelf.claim(f"asked:{file.order.order_id}:{why}", now + ASKED_EVERY, now)
+            return self._store.shelf.claim(f"{what}:{file.order.order_id}", now + ASKED_EVERY, now)
         except StorageUnavailable:
             return False  # what cannot be written down, neither can the answer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from server.domain import money
 from server.domain.order import Order, OrderState
 from server.domain.purchase import EventKind, Outcome, PurchaseEvent
+from server.services.backlog import Backlog
 from server.services.revenue import purchase_stats
 from tests.conftest import Clock
 from tests.services.bazaar import Bazaar, bazaar_in
@@ -82,6 +84,23 @@ def test_an_order_that_went_back_in_parts_is_counted_as_one_that_went_back(count
     order, part = counter.order(), counter.order()
     counter.tell([paid(order), back(order, "20.00"), back(order, "30.00", 2), paid(part), back(part, "20.00", 3)])
     assert stats(counter.store) == (1, {"pln": "70.00"})
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_an_item_whose_license_came_later_goes_back_with_the_last_part(counter, is_late):
+    order, path = counter.order("wave", "team"), counter.folder / "products.json"
+    whole = path.read_text()
+    products = json.loads(whole)["products"]
+    path.write_text(json.dumps({"products": {"team": products["team"]}}))
+    counter.tell([paid(order)])
+    path.write_text(whole)
+    parts = [back(order, "40.00"), back(order, "60.00", 2)]
+    counter.tell(parts if is_late else parts[:1])
+    (tried,) = Backlog(counter.store, counter.catalogue, counter.fulfilment).complete_all()
+    assert tried.why is None
+    counter.tell(parts)
+    assert counter.state(order) is OrderState.REFUNDED
+    assert [license.is_active for _, license in counter.store.licenses()] == [False, False]
 
 
 def so_far(order: Order, kind: EventKind, price: str, total: str, at: int) -> PurchaseEvent:
