@@ -21,6 +21,7 @@ from server.domain.purchase import ISSUING, Entry, EventKind, Inquiry, PurchaseE
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base32
 VALID_FOR = timedelta(hours=24)  # in which an order can be paid; the platforms are told so
+MONEY_TAKES = timedelta(days=14)  # at most, after the buyer did his part: bank debits take days
 
 
 class OrderState(StrEnum):
@@ -213,9 +214,11 @@ def state_of(file: OrderFile, entries: Iterable[Entry], now: datetime) -> OrderS
     steps = {line.step for line in file.lines}
     if Step.FAILED in steps:
         return OrderState.FAILED
-    if Step.CANCELLED in steps or now >= file.order.expires_at:
+    is_under_way = not steps.isdisjoint({Step.PROCESSING, Step.HINTED})
+    end = file.order.placed_at + MONEY_TAKES if is_under_way else file.order.expires_at
+    if Step.CANCELLED in steps or now >= end:
         return OrderState.CANCELLED
-    return OrderState.PROCESSING if steps & {Step.PROCESSING, Step.HINTED} else OrderState.PENDING
+    return OrderState.PROCESSING if is_under_way else OrderState.PENDING
 
 
 def open_refunds(file: OrderFile, entries: Iterable[Entry]) -> list[OrderLine]:

@@ -150,6 +150,17 @@ def test_an_order_that_nobody_paid_is_over_after_a_day_and_paid_all_the_same(cou
     assert counter.state(order) is OrderState.PAID
 
 
+def test_money_that_takes_days_is_waited_for(counter):
+    order = counter.order()
+    counter.tell([notice(order, EventKind.PENDING)])
+    counter.now = NOW + timedelta(days=13, hours=23)
+    assert counter.state(order) is OrderState.PROCESSING
+    counter.now = NOW + timedelta(days=14)
+    assert counter.state(order) is OrderState.CANCELLED
+    counter.tell([paid(order)])
+    assert counter.state(order) is OrderState.PAID
+
+
 def test_names_of_orders():
     ids = {new_order_id() for _ in range(1000)}
     assert len(ids) == 1000
