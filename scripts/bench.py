@@ -1,12 +1,12 @@
 """How fast and how small the server is, each figure against a limit that is measured in the same run.
 
 A request's limit is a bare Flask route that reads JSON and answers JSON of the same size, under the same gunicorn; a
-sale's is that route with one raw append of as many bytes and one fsync. CPU is the worker's whole process clock until
-it rests, so that threads and work after the answer count. Limit and product take turns by the fraction of a second,
-since neighbours make this machine and its disk faster and slower; ratios are taken round by round, and their median is
-compared with the goal (in brackets: the smallest and the largest one). A start's limit is msgspec's decoding of all of
-licenses.json, that of the statistics a bare pass of msgspec over the ledger. The last part tells what a user would pick
-instead under the same load; it has no goal.
+signed answer's is that route with one Ed25519 signature, a sale's is it with one raw append of as many bytes and one
+fsync. CPU is the worker's whole process clock until it rests, so that threads and work after the answer count. Limit
+and product take turns by the fraction of a second, since neighbours make this machine and its disk faster and slower;
+ratios are taken round by round, and their median is compared with the goal (in brackets: the smallest and the largest
+one). A start's limit is msgspec's decoding of all of licenses.json, that of the statistics a bare pass of msgspec
+over the ledger. The last part tells what a user would pick instead under the same load; it has no goal.
 """
 
 from __future__ import annotations

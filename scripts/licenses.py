@@ -36,6 +36,7 @@ from server.services.importer import Importer, Plan
 from server.services.legacy import read_old_books
 from server.services.letters import mail_address
 from server.services.license_manager import FOR_LIFE
+from server.services.sunset import TABLE, Sunset
 from server.wiring import Services, open_services
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -287,6 +288,25 @@ def rebuild() -> None:
     with progress("rebuilding"):
         number = services().store.rebuild()
     click.echo(f"{number} licenses")
+
+
+@licenses.command()
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="A new folder; else beside DATA_DIR.")
+@json_option
+def sunset(out: Path | None, as_json: bool) -> None:
+    """Sign license files without an end for all live customers, for the day the server goes away. Nobody gets mail.
+
+    Each license gets a file for each of its devices and one for any device. There is no way to take one back.
+    """
+    data = services().settings.data_dir
+    folder = out or data.with_name(f"{data.name}-sunset-{services().clock():%Y%m%d}")
+    with progress("signing") as tick:
+        told = Sunset(services().store, services().signing, services().files, services().clock).run(folder, tick)
+    if as_json:
+        show_json({field: getattr(told, field) for field in told.__struct_fields__} | {"folder": str(told.folder)})
+        return
+    click.echo(f"{told.licenses} licenses, {told.files} files in {plain(told.folder)}; {told.left_out} not live")
+    click.echo(f"{TABLE} in it tells whose they are. Nobody got mail.")
 
 
 @licenses.command("import")

@@ -7,7 +7,8 @@ KeyledgerError
 ├── BadRequest              the caller's input; names the field
 │   └── Unprocessable       well-formed, but it cannot be done (unknown product, nothing to extend)
 ├── NotFound                no such license, route or platform
-│   └── PlatformOff         a webhook of a platform that is not configured
+│   ├── PlatformOff         a webhook of a platform that is not configured
+│   └── SigningOff          a license file where no key is set that could sign it
 ├── Unverified              a webhook's proof is missing or wrong, or what shows that a page of ours sent a request
 │   └── BadSignature        the same, told as 400 where the platform expects that
 ├── PlatformUnreachable     a platform's API cannot be asked now; nothing is known
@@ -67,6 +68,10 @@ class NotFound(KeyledgerError):
 
 class PlatformOff(NotFound):
     code = "PLATFORM_NOT_CONFIGURED"
+
+
+class SigningOff(NotFound):
+    code = "SIGNING_NOT_CONFIGURED"
 
 
 class Unverified(KeyledgerError):

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 _RATE = re.compile(r"([1-9]\d{0,6})/(second|minute|hour)")
 _ADDRESS = re.compile(r"[^@\s<>\",;]{1,64}@[^@\s<>\",;]{1,190}")
+_PEM = re.compile(r"-----BEGIN PRIVATE KEY-----[^-]+-----END PRIVATE KEY-----")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -33,7 +34,7 @@ class Settings:
 
     secret_key: tuple[str, ...]
     license_secret: str
-    signing_key: str | None = None
+    signing_key: tuple[bytes, ...] = ()
     data_dir: Path = ROOT / "data"
     database_url: str | None = None
     host: str = "127.0.0.1"
@@ -238,23 +239,34 @@ def _address(name: str, text: str) -> str:
     return text
 
 
-def _signing_key(name: str, text: str) -> str:
-    if text.startswith("-----BEGIN"):
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+def _signing_keys(name: str, text: str) -> tuple[bytes, ...]:
+    """Each as its seed, the 32 bytes that an Ed25519 key is made of; several are parted by commas, or PEM by PEM."""
+    seeds = [_seed(part) for part in re.split(r"\s*,\s*|(?<=-----)\s+(?=-----BEGIN)", text.replace("\\n", "\n"))]
+    if not all(seeds):
+        raise SettingsError(
+            f"{name} is neither an Ed25519 private key in PEM nor the base64 of its 32 bytes (nor several of them)"
+        )
+    return tuple(filter(None, seeds))
 
-        try:
-            sound = isinstance(load_pem_private_key(text.replace("\\n", "\n").encode(), None), Ed25519PrivateKey)
-        except (ValueError, TypeError):
-            sound = False
-    else:
-        try:
-            sound = len(base64.b64decode(text, validate=True)) == 32
-        except ValueError:
-            sound = False
-    if not sound:
-        raise SettingsError(f"{name} is neither an Ed25519 private key in PEM nor the base64 of its 32 bytes")
-    return text
+
+def _seed(text: str) -> bytes | None:
+    try:
+        seed = _seed_of_pem(text) if _PEM.fullmatch(text) else base64.b64decode(text, validate=True)
+    except (ValueError, TypeError):
+        return None
+    return seed if len(seed) == 32 else None
+
+
+def _seed_of_pem(text: str) -> bytes:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        key = load_pem_private_key(text.encode(), None)
+    except UnsupportedAlgorithm:
+        return b""
+    return key.private_bytes_raw() if isinstance(key, Ed25519PrivateKey) else b""
 
 
 def _password_hash(name: str, text: str) -> str:
@@ -266,7 +278,7 @@ def _password_hash(name: str, text: str) -> str:
 _READERS: dict[str, Callable[[str, str], object]] = {
     "secret_key": _secrets,
     "license_secret": _secret,
-    "signing_key": _signing_key,
+    "signing_key": _signing_keys,
     "data_dir": _folder,
     "database_url": _database,
     "host": _plain,

@@ -20,6 +20,7 @@ from server.services.customers import Customers
 from server.services.fulfilment import Fulfilment
 from server.services.inquiries import Inquiries
 from server.services.letters import DAMAGED
+from server.services.license_files import LicenseFiles
 from server.services.license_manager import LicenseManager
 from server.services.limits import SLOWER, RateLimits
 from server.services.mailer import ConsoleMailer, Mailer, SmtpMailer
@@ -29,6 +30,7 @@ from server.services.packages import Packages
 from server.services.receipt import Receipts
 from server.services.seats import Seats
 from server.services.settlement import Settlement
+from server.services.signing import Signing
 from server.settings import Settings, load_settings
 from server.storage.base import Store
 from server.storage.flatfile import FlatFileStore
@@ -52,6 +54,8 @@ class Services:
     refunds: OrderRefunds
     receipts: Receipts
     licenses: LicenseManager
+    signing: Signing
+    files: LicenseFiles
     outbox: Outbox
     customers: Customers
     audit: PurchaseAuditLog
@@ -86,6 +90,7 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
     settlement = Settlement(store, platforms, inquiries, clock)
     packages = Packages(catalogue)
     licenses = LicenseManager(store, catalogue, fulfilment, clock)
+    signing = Signing(settings.signing_key)
     outbox = Outbox(store, _mailer(settings), catalogue, inquiries, settlement, settings, clock)
     return Services(
         settings=settings,
@@ -101,6 +106,8 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
         refunds=OrderRefunds(store, platforms, inquiries, settlement, settings.refund_window_days, clock),
         receipts=Receipts(store, catalogue),
         licenses=licenses,
+        signing=signing,
+        files=LicenseFiles(signing, catalogue),
         outbox=outbox,
         customers=Customers(store, catalogue, outbox, settings, clock),
         audit=PurchaseAuditLog(store),

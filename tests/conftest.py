@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,11 @@ CATALOGUE: dict[str, Any] = {
         "studio": {"name": "Studio", "bundle": ["wave", "team"], "platform_ids": {"gumroad": ["G-STUDIO=="]}},
     },
 }
+
+
+def some_of(cases: Iterable[Any], number: int) -> list[Any]:
+    """The first so many of these for the quick suite, the others for the slow one."""
+    return [case if place < number else pytest.param(case, marks=pytest.mark.slow) for place, case in enumerate(cases)]
 
 
 class Clock:

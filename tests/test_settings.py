@@ -6,11 +6,18 @@ import base64
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 
 from server.errors import SettingsError
 from server.settings import ROOT, load_settings
 
 GOOD = {"SECRET_KEY": "a" * 32, "LICENSE_SECRET": "b" * 32}
+
+
+def pem(key, encryption=None):
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption or NoEncryption()).decode()
 
 
 def test_the_defaults():
@@ -40,6 +47,30 @@ def test_every_kind_is_read():
     assert settings.allowed_origins == ("https://a.example", "http://localhost:3000")
     assert settings.app_url == "https://licenses.example.com"
     assert settings.from_email == "Acme Software <sales@acme.example>"
+
+
+def test_signing_keys_are_read_in_both_forms_and_in_their_order():
+    keys = [Ed25519PrivateKey.generate() for _ in range(3)]
+    seeds = tuple(key.private_bytes_raw() for key in keys)
+    as_pem, as_seed = [pem(key) for key in keys], [base64.b64encode(seed).decode() for seed in seeds]
+    one_line = as_pem[0].strip().replace("\n", "\\n")
+    for text in ["\n".join(as_pem), "".join(as_pem), ",".join(as_seed), f"{one_line}, {as_seed[1]},{as_pem[2]}"]:
+        assert load_settings(GOOD | {"SIGNING_KEY": text}).signing_key == seeds
+    assert load_settings(GOOD).signing_key == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        lambda: pem(X25519PrivateKey.generate()),
+        lambda: pem(Ed25519PrivateKey.generate(), BestAvailableEncryption(b"password")),
+        lambda: pem(Ed25519PrivateKey.generate()) + "and more",
+        lambda: pem(Ed25519PrivateKey.generate()) + pem(X25519PrivateKey.generate()),
+    ],
+)
+def test_no_other_pem_is_a_signing_key(text):
+    with pytest.raises(SettingsError, match="SIGNING_KEY is neither"):
+        load_settings(GOOD | {"SIGNING_KEY": text()})
 
 
 def test_jvzoo_is_off_and_careful_by_default_and_read_as_it_is_written():
@@ -92,6 +123,10 @@ def test_jvzoo_is_off_and_careful_by_default_and_read_as_it_is_written():
         ("JVZOO_AMOUNTS", "pennies"),
         ("SIGNING_KEY", "not a key"),
         ("SIGNING_KEY", base64.b64encode(b"k" * 31).decode()),
+        ("SIGNING_KEY", base64.b64encode(b"k" * 32).decode() + ","),
+        ("SIGNING_KEY", base64.b64encode(b"k" * 32).decode() + "," + base64.b64encode(b"k" * 33).decode()),
+        ("SIGNING_KEY", base64.b64encode(b"k" * 32).decode() + " " + base64.b64encode(b"l" * 32).decode()),
+        ("SIGNING_KEY", "-----BEGIN PRIVATE KEY-----\nMC4C\n-----END PRIVATE KEY-----"),
         ("ADMIN_PASSWORD_HASH", "hunter2"),
         ("DATA_DIR", __file__),
         ("DATABASE_URL", "postgresql://localhost/keyledger"),

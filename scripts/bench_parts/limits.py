@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flask import Flask, Response, jsonify, request
 
 
@@ -13,6 +14,8 @@ def bare() -> Flask:
     app = Flask("bare")
     answer, line = json.loads(os.environ["BENCH_ANSWER"]), b"x" * int(os.environ["BENCH_APPEND"])
     descriptor = os.open(os.environ["BENCH_FILE"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    key, base = Ed25519PrivateKey.generate(), b"x" * 300
 
     @app.post("/")
     def plain() -> Response:
@@ -24,6 +27,12 @@ def bare() -> Flask:
         request.get_json()
         os.write(descriptor, line)
         os.fsync(descriptor)
+        return jsonify(answer)
+
+    @app.post("/sign")
+    def sign() -> Response:
+        request.get_json()
+        key.sign(base)
         return jsonify(answer)
 
     @app.get("/health")

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 SECRET, SELLER, PRODUCT = "bench-secret-bench-secret", "kL0psVL2admJSYRNs-OCMg==", "32-nPAicqbLj8B_WswVlMw=="
 FORM, JSON = "application/x-www-form-urlencoded", "application/json"
 VALID, ISSUED, UNKNOWN = b'"valid":true', b'"issued"', b'"NOT_FOUND"'
+SEED = base64.b64encode(hashlib.sha256(SECRET.encode()).digest()).decode()
 VALIDATE = "/api/v1/licenses/validate"
 
 _numbers = itertools.count()
@@ -61,9 +62,9 @@ def hardware_id(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
-def validation(key: str, known: bool, path: str = VALIDATE) -> bytes:
-    asked = {"license_key": key, "hardware_id": hardware_id(key)} if known else {"license_key": key}
-    return http(path, json.dumps(asked).encode())
+def validation(key: str, known: bool, path: str = VALIDATE, nonce: str | None = None) -> bytes:
+    asked = {"license_key": key} | ({"hardware_id": hardware_id(key)} if known else {})
+    return http(path, json.dumps(asked | ({"nonce": nonce} if nonce else {})).encode())
 
 
 def http(path: str, body: bytes, kind: str = JSON) -> bytes:

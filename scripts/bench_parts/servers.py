@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from scripts.bench_parts.sent import SECRET, SELLER
+from scripts.bench_parts.sent import SECRET, SEED, SELLER
 from server.settings import ROOT
 
 TURN = 50  # requests until another server's turn
@@ -26,6 +26,7 @@ def environment(folder: Path) -> dict[str, str]:
     return os.environ | {
         "SECRET_KEY": SECRET,
         "LICENSE_SECRET": SECRET,
+        "SIGNING_KEY": SEED,
         "ENV_FILE": os.devnull,
         "GUMROAD_WEBHOOK_SECRET": SECRET,
         "GUMROAD_SELLER_ID": SELLER,

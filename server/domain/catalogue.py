@@ -206,4 +206,6 @@ def _check_product(name: str, product: Product, tiers: dict[str, Tier]) -> None:
             raise BadRequest(f"{place}.{field}: {value} is not between {low} and {high}")
     for field, prices in (("price", product.price), ("original_price", product.original_price)):
         for currency, amount in prices.items():
-            money.minor_units(amount, money.currency_code(currency, f"{place}.{field}"), f"{place}.{field}.{currency}")
+            code, named = money.currency_code(currency, f"{place}.{field}"), f"{place}.{field}.{currency}"
+            if money.minor_units(amount, code, named) < 0:  # it would be taken off the rest of an order
+                raise BadRequest(f"{named}: {amount} is less than nothing")

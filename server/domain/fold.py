@@ -203,7 +203,14 @@ class _Lineage:
     def parts_of(self, charge: Entry, parts: list[Entry]) -> list[Entry]:
         """The partial refunds of a charge, where nothing of it is left."""
         own = [e for e in parts if e.currency == charge.currency and self.hits(e, charge)]
-        return own if sum(Decimal(e.price or 0) for e in own) >= Decimal(charge.price or 0) > 0 else []
+        return own if sum(Decimal(e.price or 0) for e in own) >= self.price_of(charge) > 0 else []
+
+    def price_of(self, charge: Entry) -> Decimal:
+        """An item that waited for its license has no price of its own: it went back when all of its sale did."""
+        told = [charge]
+        if charge.is_item:
+            told += [e for e in self.entries if e.event in CHARGES and not e.is_item and self.hits(e, charge)]
+        return max(Decimal(e.price or 0) for e in told)
 
     def hits(self, refund: Entry, charge: Entry) -> bool:
         return bool(charges_of(refund, self.groups) & charges_of(charge, self.groups))

@@ -21,6 +21,7 @@ from server.domain.purchase import ISSUING, Entry, EventKind, Inquiry, PurchaseE
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base32
 VALID_FOR = timedelta(hours=24)  # in which an order can be paid; the platforms are told so
+MONEY_TAKES = timedelta(days=14)  # at most, after the buyer did his part: bank debits take days
 
 
 class OrderState(StrEnum):
@@ -87,7 +88,8 @@ class Step(StrEnum):
 
     PLACED = "placed"
     BEGUN = "begun"  # the platform knows it: `reference` is its own id, `payment_url` where the buyer pays
-    PROCESSING = "processing"  # the buyer did his part, the platform's word is still to come
+    PROCESSING = "processing"  # the platform waits for the money
+    HINTED = "hinted"  # something happened to the payment, what it was the platform has still to say
     FAILED = "failed"
     CANCELLED = "cancelled"
     SUSPICIOUS = "suspicious"  # something was told of it that is not believed; the ledger has it
@@ -195,9 +197,11 @@ def _went_back(order: Order, entries: Sequence[Entry]) -> int:
 
 
 def _undoes(failure: Entry, refund: Entry) -> bool:
-    if failure.incident != refund.incident:
+    """By the fold's own rule: one that was made after the failure stands."""
+    if (failure.incident or failure.sale_id) != (refund.incident or refund.sale_id):
         return False
-    return refund.incident is not None or failure.moment >= refund.moment
+    is_dated = failure.occurred_at is not None and refund.occurred_at is not None
+    return not is_dated or failure.moment >= refund.moment
 
 
 def state_of(file: OrderFile, entries: Iterable[Entry], now: datetime) -> OrderState:
@@ -210,9 +214,11 @@ def state_of(file: OrderFile, entries: Iterable[Entry], now: datetime) -> OrderS
     steps = {line.step for line in file.lines}
     if Step.FAILED in steps:
         return OrderState.FAILED
-    if Step.CANCELLED in steps or now >= file.order.expires_at:
+    is_under_way = not steps.isdisjoint({Step.PROCESSING, Step.HINTED})
+    end = file.order.placed_at + MONEY_TAKES if is_under_way else file.order.expires_at
+    if Step.CANCELLED in steps or now >= end:
         return OrderState.CANCELLED
-    return OrderState.PROCESSING if Step.PROCESSING in steps else OrderState.PENDING
+    return OrderState.PROCESSING if is_under_way else OrderState.PENDING
 
 
 def open_refunds(file: OrderFile, entries: Iterable[Entry]) -> list[OrderLine]:
@@ -267,7 +273,9 @@ def _doubt(event: PurchaseEvent, order: Order) -> str | None:
         return f"order {order.number} is {order.source}'s"
     if event.is_test != order.is_test:
         return f"order {order.number} is {'a test' if order.is_test else 'no test'}"
-    return other_amount(event, order) if event.event is EventKind.SALE else None
+    if event.event in (EventKind.SALE, EventKind.REFUND):
+        return other_amount(event, order)
+    return _no_part(event, order) if event.event in (EventKind.PARTIAL_REFUND, EventKind.REFUND_FAILED) else None
 
 
 def other_amount(event: PurchaseEvent, order: Order) -> str | None:
@@ -277,6 +285,17 @@ def other_amount(event: PurchaseEvent, order: Order) -> str | None:
         return "it names no amount that can be read"
     if told != (order.currency, order.amount):
         return f"{event.price} {event.currency} is not the {order.price} {order.currency} of order {order.number}"
+    return None
+
+
+def _no_part(event: PurchaseEvent, order: Order) -> str | None:
+    """Why the sum that an event names cannot be a part of the order's; None where it can."""
+    told = money.amount(event.price, event.currency)
+    if told is None:
+        return "it names no amount that can be read"
+    if told[0] != order.currency or not 0 < told[1] <= order.amount:
+        whole = f"{order.price} {order.currency} of order {order.number}"
+        return f"{event.price} {event.currency} is no part of the {whole}"
     return None
 
 

@@ -14,7 +14,7 @@ import msgspec
 from server.domain import money
 from server.domain.order import Order
 from server.domain.purchase import CHARGES, EventKind, PurchaseEvent
-from server.errors import BadRequest, PlatformOff, Unprocessable, Unverified
+from server.errors import BadRequest, PlatformOff, PlatformUnreachable, Unprocessable, Unverified
 from server.settings import Settings
 from server.storage.base import Shelf
 
@@ -174,6 +174,18 @@ class Checkout(ABC):
     def use_shelf(self, shelf: Shelf, clock: Callable[[], datetime]) -> None:
         """Where things lie that all workers share, such as a token; called once, before the platform is asked."""
         return
+
+    def has(self, order: Order) -> bool:
+        """Whether it was placed with the account, and in the mode, that is configured now."""
+        return (order.merchant, order.is_test) == (self.merchant, self.is_test)
+
+    def require(self, order: Order) -> None:
+        """Raises PlatformUnreachable where another account would answer: that is no answer."""
+        if not self.has(order):
+            account = f"account {order.merchant}" if order.merchant else "the account"
+            mode = "test mode" if order.is_test else "live mode"
+            why = f"{self.name} is configured otherwise now: orders of {account} in {mode} cannot be asked about"
+            raise PlatformUnreachable(why, is_refused=True)
 
     @abstractmethod
     def begin(self, order: Order, way: Way) -> Begun:

@@ -119,8 +119,7 @@ class JazzCash(Platform, Checkout):
         then nothing is known, and the order goes on waiting."""
         answer = self._api.inquire(order.order_id)
         if not answer.text(HASH) or answer.text("pp_ResponseCode") != "000":
-            note = f"JazzCash answers {(answer.text('pp_ResponseCode') or 'nothing')[:20]}: to be asked again"
-            return [msgspec.structs.replace(self._event(answer, order.order_id, EventKind.PENDING), note=note)]
+            return []
         event = self._stands(answer, order)
         why = self._foreign(answer) or _astray(answer, order)
         if why and event.event in (EventKind.SALE, EventKind.REFUND):

@@ -138,7 +138,7 @@ class Desk:
 
     def _currency(self, wish: Wish, checkout: Checkout) -> str:
         if wish.currency is None:
-            return self._packages.common_currency(wish.package_ids, checkout.currency)
+            return self._packages.common_currency(wish.package_ids, checkout.currency, checkout.currencies)
         code = money.currency_code(wish.currency)
         if checkout.currencies is not None and code not in checkout.currencies:
             allowed = ", ".join(sorted(checkout.currencies))
@@ -169,8 +169,11 @@ class Desk:
 
     # ------------------------------------------------------------------------------------------------ beginning
     def begin(self, file: OrderFile, client: str) -> Begun:
-        """How this order is paid; the platform is told of it where it was not. Raises PlatformDown, Unprocessable."""
+        """How this order is paid; the platform is told of it where it was not. Raises PlatformDown, Unprocessable; and
+        Conflict where it cannot be paid any more."""
         order, checkout = file.order, self.checkout(file.order.source)
+        if not checkout.has(order):  # else the money would go to an account, or in a mode, that is not the order's
+            raise _lost(order)
         way = self.way(order, client)
         if file.of(Step.BEGUN):
             return Begun(file.reference, file.payment_url, checkout.form(order, way))
@@ -182,8 +185,8 @@ class Desk:
             return self._begun_elsewhere(order, error, client)
         except PlatformUnreachable as error:
             raise PlatformDown(order, error.detail) from None
+        watch(self._store, order.order_id, self._clock())  # before the line by which nobody begins it again
         self._note(order, Step.BEGUN, begun)
-        watch(self._store, order.order_id, self._clock())
         return begun
 
     def _begun_elsewhere(self, order: Order, error: AlreadyBegun, client: str) -> Begun:
@@ -196,17 +199,22 @@ class Desk:
             raise PlatformDown(order, error.detail) from None
         self._note(order, Step.BEGUN, Begun(error.reference))
         self._note(order, Step.CANCELLED)
-        raise Conflict(f"order {order.number} cannot be paid any more: order again", "ORDER_LOST")
+        raise _lost(order)
 
     def _ask_buyer(self, checkout: Checkout, order: Order, way: Way) -> Begun:
         """The platform rings the buyer's phone and answers when he has agreed: up to two minutes. That it was asked is
         on disk before, since it must never be asked twice; what came of it is found out by inquiry."""
-        self._note(order, Step.BEGUN)
         watch(self._store, order.order_id, self._clock(), max(SOON, checkout.rest))
+        if not self._note(order, Step.BEGUN):  # another request was first
+            return Begun()
 
         def ask() -> None:
             with suppress(KeyledgerError):
-                checkout.begin(order, way)
+                try:
+                    checkout.begin(order, way)
+                except Unprocessable as error:
+                    self._note(order, Step.FAILED, note=error.detail)  # nothing was asked of him
+                    return
                 watch(self._store, order.order_id, self._clock(), SOON)  # he agreed; whether it is paid is asked
 
         if self._threads:
@@ -228,11 +236,12 @@ class Desk:
     def form(self, file: OrderFile, client: str) -> Form | None:
         return self.checkout(file.order.source).form(file.order, self.way(file.order, client))
 
-    def _note(self, order: Order, step: Step, begun: Begun | None = None) -> None:
-        line = OrderLine(timestamp=self._clock(), order_id=order.order_id, step=step)
+    def _note(self, order: Order, step: Step, begun: Begun | None = None, note: str | None = None) -> bool:
+        """Whether it was news."""
+        line = OrderLine(timestamp=self._clock(), order_id=order.order_id, step=step, note=note and note[:200])
         if begun is not None:
             line.reference, line.payment_url = begun.reference, begun.payment_url
-        self._store.orders.note(line)
+        return self._store.orders.note(line)
 
     # ------------------------------------------------------------------------------------------------ looking
     def get(self, name: str) -> OrderFile:
@@ -272,6 +281,10 @@ def _name(name: str) -> str:
     if not text:
         raise Unprocessable("name: the buyer's name is needed")
     return text
+
+
+def _lost(order: Order) -> Conflict:
+    return Conflict(f"order {order.number} cannot be paid any more: order again", "ORDER_LOST")
 
 
 def _address(email: str) -> str:

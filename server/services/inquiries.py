@@ -94,6 +94,8 @@ class Inquiries:
 
     def _look_up_order(self, checkout: Checkout, entry: Entry) -> list[PurchaseEvent]:
         file = self._store.orders.find(entry.order_id or "")
+        if file is not None:
+            checkout.require(file.order)
         try:
             said = checkout.ask(file.order, file.reference) if file else []
         except BadRequest as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import datetime
 
@@ -14,6 +14,7 @@ from server.services.accounts import Accounts, is_plainly
 from server.services.letters import (
     DEAD_LETTER,
     DELIVERY,
+    ORDER_INQUIRY,
     PAYMENT_FAILED,
     REFUND,
     REINSTATED,
@@ -93,11 +94,18 @@ class LetterSubjects:
         return {name: license for name, license in found.items() if not _is_gone(license)}
 
     def order(self, entry: Entry | None) -> Order | None:
-        """The order of our own that a line is about; None where their book is damaged: that holds up no letter."""
-        if entry is None or entry.order_id is None:
-            return None
+        """The order of our own that a line is about."""
+        return self._order(entry.order_id) if entry and entry.order_id else None
+
+    def asked_about(self, letters: Iterable[Letter]) -> dict[str, Order]:
+        """The orders that open questions are about, by id."""
+        names = [letter.about for letter in letters if letter.kind == ORDER_INQUIRY and letter.about]
+        return {name: order for name in names if (order := self._order(name))}
+
+    def _order(self, order_id: str) -> Order | None:
+        """None where their book is damaged, too: that holds up no letter."""
         with suppress(StorageUnavailable):
-            file = self._store.orders.find(entry.order_id)
+            file = self._store.orders.find(order_id)
             return file.order if file else None
         return None
 

@@ -25,7 +25,7 @@ from server.domain.catalogue import EMPTY, Catalogue
 from server.domain.license import License
 from server.domain.order import Order, OrderItem
 from server.domain.purchase import Entry, EventKind, Inquiry, Outcome
-from server.services.letters import DELIVERY, INQUIRIES, is_domain, mail_address
+from server.services.letters import DELIVERY, INQUIRIES, REFUND, REINSTATED, is_domain, mail_address
 from server.settings import Settings
 from server.storage.base import Letter
 
@@ -34,6 +34,7 @@ class Matter(msgspec.Struct, frozen=True, kw_only=True):
     """What a letter is about, as it stands when it is written; `dead` are the letters that an alert is about.
 
     `order` is the order of our own that it is for, `sign_in` a link to the account that the letter brings.
+    `asked_about` are the orders, by id, of the questions among the dead.
     """
 
     now: datetime
@@ -43,6 +44,7 @@ class Matter(msgspec.Struct, frozen=True, kw_only=True):
     dead: Sequence[Letter] = ()
     order: Order | None = None
     sign_in: str | None = None
+    asked_about: Mapping[str, Order] = {}
 
 
 def render(letter: Letter, matter: Matter, settings: Settings) -> EmailMessage:
@@ -97,6 +99,7 @@ _OCCASIONS = {
     EventKind.OWNER_TRANSFER: "transfer",
     EventKind.OWNER_REISSUE: "reissue",
 }
+_TO_CUSTOMERS = frozenset({DELIVERY, REFUND, REINSTATED})  # of those that a line of an order owes
 _LIKE_A_LINK = re.compile(r"[/:@<>]|\.\w{2}")
 _UNSEEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -126,12 +129,14 @@ def _words(letter: Letter, matter: Matter) -> dict[str, object]:
         "source": clean(entry.source if entry else "", 40),
         "until": _validity(entry.expiry_date if entry else None),
         "occasion": _OCCASIONS.get(entry.event, "issue") if entry else "resend",
-        "trouble": _trouble(entry) if entry else "",
+        "trouble": _trouble(entry, matter.order) if entry else "",
         "outcome": str(entry.outcome) if entry else "",
         "is_lost": bool(entry and entry.event is EventKind.DISPUTE_LOST),
         "note": clean(entry.note if entry else None, 400),
         "text": clean(letter.text, 2000),
-        "dead": [_dead(one) for one in matter.dead],
+        "sale": clean(entry.sale_id if entry else None, 80),
+        "dead": [_dead(one) for one in matter.dead if one.kind not in INQUIRIES],
+        "questions": [_question(one, matter.asked_about) for one in matter.dead if one.kind in INQUIRIES],
         "provisional": _is_provisional(entry, first),
         "order": matter.order.number if matter.order else None,
         "sign_in": matter.sign_in,
@@ -147,14 +152,21 @@ def _is_provisional(entry: Entry | None, first: License | None) -> bool:
 def _product(matter: Matter, first: License | None) -> str:
     """As today's catalogue calls it, else as the platform does."""
     entry = matter.entry
-    if matter.order and len(matter.order.items) > 1:
-        return _and(_ordered_name(item, matter.catalogue) for item in matter.order.items)
+    if matter.order:
+        return _and(_ordered_name(item, matter.catalogue) for item in _ordered(matter.order, entry))
     ids = [entry.product_id if entry else None, first.product_id if first else None]
     for product_id in ids:
         if product := matter.catalogue.find(product_id):
             return clean(product.name)
-    ordered = matter.order.items[0].name if matter.order else None
-    return clean((entry.product_name if entry else None) or ids[0] or ids[1] or ordered) or "your purchase"
+    return clean((entry.product_name if entry else None) or ids[0] or ids[1]) or "your purchase"
+
+
+def _ordered(order: Order, entry: Entry | None) -> Sequence[OrderItem]:
+    """What a line is about: of an order whose other items were issued at once, the one that was not."""
+    if entry is None or not entry.is_item:
+        return order.items
+    ids = {item.product_id for item in entry.items}
+    return [item for item in order.items if item.product_id in ids] or order.items
 
 
 def _ordered_name(item: OrderItem, catalogue: Catalogue) -> str:
@@ -167,7 +179,7 @@ def _and(names: Iterable[str]) -> str:
     found = list(names)
     if len(found) > 4:
         found = [*found[:3], f"{len(found) - 3} more"]
-    return f"{', '.join(found[:-1])} and {found[-1]}"
+    return " and ".join([", ".join(found[:-1]), found[-1]] if found[1:] else found)
 
 
 def _greeted(letter: Letter, entry: Entry | None, first: License | None) -> str:
@@ -196,10 +208,10 @@ def _day(moment: datetime) -> str:
     return f"{moment.day} {moment:%B} {moment.year}"
 
 
-def _trouble(entry: Entry) -> str:
+def _trouble(entry: Entry, order: Order | None) -> str:
     """Why the owner is told of a sale."""
     if entry.outcome is Outcome.UNMAPPED:
-        return "unmapped"
+        return "orderless" if entry.order_id and order is None else "unmapped"
     if entry.issues:
         return "homeless"
     return "held" if entry.event is EventKind.PENDING else "lone renewal"
@@ -208,7 +220,7 @@ def _trouble(entry: Entry) -> str:
 def _purchase(letter: Letter, matter: Matter, product: str, first: License | None) -> Facts:
     """The purchase by which a customer knows the license, which is not always the line that the letter is owed for."""
     entry = matter.entry
-    if letter.kind == DELIVERY and first and matter.order:
+    if letter.kind in _TO_CUSTOMERS and first and matter.order:
         return _order_facts(product, first.created_date, matter.order)
     if letter.kind == DELIVERY and first:
         return _facts(product, first.created_date, first.purchase_source, first.purchase_id)
@@ -221,7 +233,7 @@ def _purchase(letter: Letter, matter: Matter, product: str, first: License | Non
 def _facts(product: str, moment: datetime, source: str, reference: str | None) -> Facts:
     through = f" through {SHOPS[source]}" if source in SHOPS else ""
     found = [("Product", product), ("Date", f"{_day(moment)}{through}"), ("Sale", clean(reference, 80))]
-    return [(label, value) for label, value in found if value]
+    return _told(found)
 
 
 def _order_facts(product: str, moment: datetime, order: Order) -> Facts:
@@ -234,13 +246,16 @@ def _order_facts(product: str, moment: datetime, order: Order) -> Facts:
 
 def _details(entry: Entry, licenses: Iterable[str], order: Order | None) -> Iterator[tuple[str, str]]:
     """By what the owner finds the sale again; keys by their public names, since alerts get forwarded."""
+    if order:
+        yield "Order", order.number
     name, email = entry.customer_name or (order and order.name), entry.email or (order and order.email)
     if name or email:
         yield "Customer", clean(f"{name or ''} {email or ''}", 200)
     if entry.price is not None:
         yield "Price", clean(f"{entry.price} {(entry.currency or '').upper()}", 40)
-    if entry.source_product_id:
-        yield "Product id", clean(entry.source_product_id)
+    ordered = ", ".join(item.product_id for item in _ordered(order, entry)) if order else ""
+    if product_id := entry.source_product_id or ordered:
+        yield "Product id", clean(product_id)
     if entry.variants:
         yield "Variant", clean(", ".join(entry.variants))
     for key in licenses:
@@ -249,9 +264,22 @@ def _details(entry: Entry, licenses: Iterable[str], order: Order | None) -> Iter
 
 
 def _dead(letter: Letter) -> Facts:
-    to = "Asked of" if letter.kind in INQUIRIES else "To"
-    told = [("Letter", letter.id), (to, clean(letter.to)), ("Reason", clean(letter.error, 200))]
-    return [(label, value) for label, value in told if value]
+    return _told([("Letter", letter.id), ("To", clean(letter.to)), ("Reason", clean(letter.error, 200))])
+
+
+def _question(letter: Letter, orders: Mapping[str, Order]) -> Facts:
+    order = orders.get(letter.about or "")
+    source = order.source if order else letter.to
+    asked = [
+        ("Question", letter.id),
+        ("Order", order.number if order else ""),
+        ("Asked of", SHOPS.get(source, clean(source))),
+    ]
+    return _told([*asked, ("Reason", clean(letter.error, 200))])
+
+
+def _told(facts: Facts) -> Facts:
+    return [(label, value) for label, value in facts if value]
 
 
 # ---------------------------------------------------------------------------------------------------- Jinja

@@ -20,7 +20,7 @@ from server.domain import money
 from server.domain.order import Account, OrderFile, OrderLine, Step, account, open_refunds, payment_names
 from server.domain.purchase import Entry, EventKind, PurchaseEvent
 from server.errors import Conflict, PlatformUnreachable, Unprocessable
-from server.platforms.base import Platform, Refunds, RefundState, RefundWord
+from server.platforms.base import Checkout, Platform, Refunds, RefundState, RefundWord
 from server.services.inquiries import Inquiries
 from server.services.settlement import MAY_ARRIVE, SOON, Settlement, watch
 from server.storage.base import Store
@@ -65,7 +65,8 @@ class OrderRefunds:
         refund; `reference` is the portal's, where the platform has no API. Raises Unprocessable, naming the field,
         Conflict, StorageUnavailable."""
         platform = self._platforms.get(file.order.source)
-        if isinstance(platform, Refunds):
+        is_its = not isinstance(platform, Checkout) or platform.has(file.order)
+        if isinstance(platform, Refunds) and is_its:
             if reference is not None:
                 raise Unprocessable(f"reference: {file.order.source} refunds by its API; leave it out")
             return self._ask(platform, file, amount, key)
@@ -129,6 +130,7 @@ class OrderRefunds:
             refund_id = f"{order.order_id}:refund:{reference}"
             seen = self._store.find_event(f"event\0{order.source}\0{refund_id}")
             if seen is not None:
+                _same_amount(file, _minor(seen), amount, "reference")
                 return Refund(refund_id=reference, amount=_minor(seen), standing=Standing.DONE)
             minor = self._amount(file, stands, amount)
             self._inquiries.record([self._event(file, refund_id, reference, minor)])
@@ -205,9 +207,9 @@ def _refund_id(file: OrderFile, key: str | None) -> str:
     return hashlib.sha256(f"{file.order.order_id}\0{key}".encode()).hexdigest()[:20]
 
 
-def _same_amount(file: OrderFile, minor: int, amount: str | None) -> None:
+def _same_amount(file: OrderFile, minor: int, amount: str | None, name: str = "Idempotency-Key") -> None:
     if amount is not None and money.minor_units(amount, file.order.currency, "amount") != minor:
-        raise Conflict("amount: this Idempotency-Key was used for another amount")
+        raise Conflict(f"amount: this {name} was used for another amount")
 
 
 def _minor(entry: Entry) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from server.domain import money
 from server.domain.catalogue import Catalogue, Product
@@ -64,10 +64,12 @@ class Packages:
             )
         return OrderItem(product_id=product.id, name=product.name, price=price, quantity=quantity)
 
-    def common_currency(self, names: Sequence[str], wanted: str) -> str:
-        """The wanted currency where all of these have a price in it, else one that they have in common."""
+    def common_currency(self, names: Sequence[str], wanted: str, allowed: Collection[str] | None) -> str:
+        """The wanted currency where all of these have a price in it, else an allowed one that they have in common
+        (None: any is)."""
         found = [{code.lower() for code in p.price} for name in names if (p := self._find(name))]
         shared = set.intersection(*found) if found else set[str]()
+        shared = shared if allowed is None else shared.intersection(allowed)
         return wanted if wanted in shared or not shared else min(shared)
 
     def _find(self, name: str) -> Product | None:

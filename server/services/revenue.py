@@ -157,7 +157,7 @@ class Takings:
     def add(self, sum_: tuple[str, int] | None, back: int, times: int = 1) -> None:
         """So many charges of this sum, of each of which so much went back (see `Reversals.of`)."""
         self.purchases += times
-        self.taken_back += times * (back == ALL)
+        self.taken_back += times * (back == ALL or (sum_ is not None and 0 < sum_[1] <= back))
         if sum_ is not None:
             code, minor = sum_
             self.gross[code] += minor * times

@@ -23,6 +23,7 @@ _TELLING = frozenset({_REFUND, _PARTIAL, _FAILED, _LOST})
 
 ALL = -1  # of a charge went back
 Name = tuple[str, str | None]
+Which = tuple[str, str | None, str | None]  # refund of which sale: its name may be the owner's word for several sales'
 
 
 class Reversal(msgspec.Struct, gc=False, kw_only=True):
@@ -46,8 +47,8 @@ class Reversal(msgspec.Struct, gc=False, kw_only=True):
         return self.source, self.event_id
 
     @property
-    def which(self) -> Name:
-        return self.source, self.incident or self.sale_id
+    def which(self) -> Which:
+        return self.source, self.sale_id, self.incident
 
     @property
     def names(self) -> list[Name]:
@@ -77,7 +78,7 @@ class Reversals:
         self._failures = [line for line in telling if line.event == _FAILED]
         linking = [line for line in telling if line.is_linking]
         self.names = _spread({name for line in telling if self.stands(line) for name in line.names}, linking)
-        partial = _last_of_each([line for line in telling if line.event == _PARTIAL])
+        partial = _last_of_each([line for line in telling if line.event == _PARTIAL or self._is_what_is_left(line)])
         self._parts = [(_spread(set(line.names), linking), part) for line in partial if (part := self._part(line))]
         self.parted = {name for names, _ in self._parts for name in names}
 
@@ -101,8 +102,12 @@ class Reversals:
         return sum(minor for known, (told, minor) in self._parts if told == code and not known.isdisjoint(names))
 
     def _has_failed(self, line: Reversal | Entry) -> bool:
-        which, moment = (line.source, line.incident or line.sale_id), _text(line.occurred_at)
+        which, moment = (line.source, line.sale_id, line.incident), _text(line.occurred_at)
         return any(failure.which == which and _is_later(failure.occurred_at, moment) for failure in self._failures)
+
+    def _is_what_is_left(self, line: Reversal) -> bool:
+        """A sum so far that was all of it, until one of the refunds that made it up failed."""
+        return line.event == _REFUND and line.refunded_total is not None and self._has_failed(line)
 
     def _part(self, line: Reversal) -> tuple[str, int] | None:
         """What went back of a payment so far, less what failed of it afterwards; None where no sum is told."""

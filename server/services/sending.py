@@ -114,6 +114,7 @@ class Sender:
         """A letter that cannot be written, for a reason that nobody thought of, must not hold up the others either."""
         try:
             entry = self.subjects.entry(letter)
+            dead = self.subjects.dead(letter) if letter.kind == DEAD_LETTER else []
             matter = Matter(
                 now=self.clock(),
                 catalogue=self._catalogue.current(),
@@ -121,7 +122,8 @@ class Sender:
                 order=self.subjects.order(entry),
                 sign_in=self._links.make(letter.to) if self.subjects.brings_link(letter, entry) else None,
                 licenses=self.subjects.licenses(letter),
-                dead=self.subjects.dead(letter) if letter.kind == DEAD_LETTER else (),
+                dead=dead,
+                asked_about=self.subjects.asked_about(dead),
             )
             return render(letter, matter, self.settings)
         except StorageUnavailable:
@@ -163,7 +165,8 @@ class _Run:
         try:
             if inquiry.kind == ORDER_INQUIRY:
                 if self._sender.settlement.ask(inquiry.about or ""):
-                    return self._state(trying, "queued", next_at=trying.next_at)  # the buyer takes his time
+                    # Buyer or bank take their time: given up is only a platform that does not answer for so long.
+                    return self._state(trying, "queued", next_at=trying.next_at, first_at=self._clock())
             elif entry := self._sender.subjects.entry(inquiry):
                 self._sender.inquiries.settle(entry)
         except PlatformUnreachable as error:

@@ -16,6 +16,7 @@ import msgspec
 
 from server.domain.order import (
     OPEN,
+    SETTLED,
     Account,
     OrderFile,
     OrderLine,
@@ -45,6 +46,7 @@ STEPS = {  # what is no matter of the ledger, since no money moved
 FIRST_LOOK = timedelta(minutes=15)  # after an order was begun; JazzCash wants ten minutes
 SOON = timedelta(seconds=20)
 ASKED_EVERY = timedelta(seconds=10)  # at most, of one order, by all workers
+HINTS = 5  # of an order that lead to an inquiry in that time, where anybody may send them
 MAY_ARRIVE = timedelta(minutes=10)  # for a request of which nothing was heard
 FINAL_LOOK = timedelta(hours=2)  # after its end an order is asked about once more
 
@@ -71,12 +73,21 @@ class Settlement:
         if event.inquiry is Inquiry.ORDER:
             return self._hint(event)
         if event.order_id is None or event.event not in STEPS:
-            return [_told(entry) for entry in self._inquiries.record([event])]
+            return [_told(entry) for entry in self._inquiries.record([self._at_home(event)])]
         file = self._store.orders.find(event.order_id)
         if file is None:
             return [_told(entry) for entry in self._inquiries.record([_nobody_s(event)])]
         self._step(file, event)
         return [Told(Outcome.PENDING if event.event is EventKind.PENDING else Outcome.RECORDED)]
+
+    def _at_home(self, event: PurchaseEvent) -> PurchaseEvent:
+        """An account's word for an order that was placed with another one of the same platform is not believed."""
+        file = self._store.orders.find(event.order_id) if event.order_id and not event.is_withdrawn else None
+        platform = self._platforms.get(event.source)
+        if file is None or file.order.source != event.source or not isinstance(platform, Checkout):
+            return event
+        is_its = file.order.merchant == platform.merchant
+        return event if is_its else doubted(event, f"order {file.order.number} was placed with another account")
 
     def _hint(self, event: PurchaseEvent) -> list[Told]:
         """Something happened to an order: the platform is asked what. A hint that anybody may give is not even written
@@ -88,19 +99,32 @@ class Settlement:
             return [_told(entry) for entry in self._inquiries.record([_nobody_s(event)])]
         if (why := other_amount(event, file.order)) and event.price is not None:
             return [_told(entry) for entry in self._inquiries.record([doubted(event, why)])]
-        if self.state(file) not in OPEN and not self._claim(file):  # a repeat; but it may be a refund's
-            return [self._as_it_stands(file)]
+        if not self._may_ask_at_once(file):
+            return [self._as_it_stands(file) if self.state(file) in SETTLED else self._waits(file)]
         try:
             told = self._ask(file)
         except PlatformUnreachable as error:
             log.warning("order inquiry put off", extra={"platform": event.source, "why": error.detail})
             told = []
-        if not told or self.state(self._anew(file)) in OPEN:
+        if not told or self._is_awaited(self._anew(file), told):
             return [self._waits(file)]
         return told
 
+    def _may_ask_at_once(self, file: OrderFile) -> bool:
+        """What a platform proves of an open order is asked about whenever it comes. Of any other one, it may be a
+        repeat, or a refund's; and what anybody can send leads to a few questions in a while, and no more."""
+        is_proven = self._platforms[file.order.source].proves_notices
+        return (is_proven and self.state(file) in OPEN) or any(self._claim(file, f"hint {n} of") for n in range(HINTS))
+
+    def _is_awaited(self, file: OrderFile, told: Sequence[Told]) -> bool:
+        """Whether money may still come: also of an order that failed once, when its platform says that it waits."""
+        state = self.state(file)
+        is_waiting = not told or any(one.outcome is Outcome.PENDING and one.entry is None for one in told)
+        is_in_time = self._clock() < file.order.expires_at + FINAL_LOOK
+        return state in OPEN or (state not in SETTLED and is_waiting and is_in_time)
+
     def _waits(self, file: OrderFile) -> Told:
-        self._note(file, Step.PROCESSING)
+        self._note(file, Step.HINTED)
         self._remind(file, SOON)
         return Told(Outcome.PENDING)
 
@@ -123,20 +147,22 @@ class Settlement:
         return state
 
     def may_be_asked(self, file: OrderFile) -> bool:
-        """Whether its platform is already willing to be asked about this order."""
+        """Whether its platform is willing already to be asked about this order. That a voucher waits is no news."""
         platform = self._platforms.get(file.order.source)
+        if isinstance(platform, Checkout) and not platform.has(file.order):
+            return False
         rest = platform.rest if isinstance(platform, Checkout) else timedelta(0)
-        return bool(file.of(Step.PROCESSING)) or self._clock() >= file.order.placed_at + rest
+        return bool(file.of(Step.HINTED)) or self._clock() >= file.order.placed_at + rest
 
     def _has_just_ended(self, file: OrderFile, state: OrderState) -> bool:
         """Nobody paid in time, as far as we heard: the platform may know better."""
         is_over = state is OrderState.CANCELLED and not file.of(Step.CANCELLED)
         return is_over and self._clock() < file.order.expires_at + FINAL_LOOK
 
-    def _claim(self, file: OrderFile) -> bool:
+    def _claim(self, file: OrderFile, what: str = "asked") -> bool:
         now = self._clock()
         try:
-            return self._store.shelf.claim(f"asked:{file.order.order_id}", now + ASKED_EVERY, now)
+            return self._store.shelf.claim(f"{what}:{file.order.order_id}", now + ASKED_EVERY, now)
         except StorageUnavailable:
             return False  # what cannot be written down, neither can the answer
 
@@ -152,9 +178,9 @@ class Settlement:
         file = self._store.orders.find(order_id)
         if file is None:
             return False
-        self._ask(file)
+        told = self._ask(file)
         file = self._anew(file)
-        return self.state(file) in OPEN or bool(open_refunds(file, self._history(file)))
+        return self._is_awaited(file, told) or bool(open_refunds(file, self._history(file)))
 
     def _ask(self, file: OrderFile) -> list[Told]:
         told = [told for event in self.answer(file) for told in self._hear(event)]
@@ -187,6 +213,7 @@ class Settlement:
         platform = self._platforms.get(file.order.source)
         if not isinstance(platform, Checkout):
             raise PlatformUnreachable(f"{file.order.source} is not configured any more")
+        platform.require(file.order)
         try:
             events = platform.ask(file.order, file.reference)
         except BadRequest as error:

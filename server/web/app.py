@@ -32,6 +32,7 @@ from server.web import (
     pay,
     portal,
     shop,
+    signatures,
     trouble,
     webhooks,
 )
@@ -84,7 +85,7 @@ def make_app(services: Services) -> Flask:
     trouble.tell_the_lost(app)
     _around_requests(app, services)
     if origins := services.settings.allowed_origins:
-        told = ["X-Request-Id", "Retry-After", *limits.HEADERS]
+        told = ["X-Request-Id", "Retry-After", *limits.HEADERS, *signatures.HEADERS]
         CORS(app, resources={r"/api/*": {"origins": list(origins)}}, expose_headers=told)
     if proxies := services.settings.trusted_proxies:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies)  # type: ignore[method-assign]

@@ -11,8 +11,9 @@ from pathlib import Path
 import msgspec
 from flask import Blueprint, Response, render_template
 
-from server.web.openapi import Json, cached, document
+from server.web.openapi import Json, document
 from server.web.operations import HTML
+from server.web.responses import cached
 from server.web.services import services
 
 blueprint = Blueprint("docs", __name__)

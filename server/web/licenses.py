@@ -1,9 +1,14 @@
-"""Desktop apps: validate, activate, deactivate. Always 200 when well-formed; the verdict is in the body."""
+"""Desktop apps: validate, activate, deactivate, license files. Always 200 when well-formed; the verdict is in the body.
+
+An answer to a request with a nonce is signed. Without one a signature could be kept and told again, and it would cost a
+quarter of the request.
+"""
 
 from __future__ import annotations
 
+from base64 import b64encode
 from datetime import datetime
-from typing import Annotated, NotRequired, TypedDict
+from typing import Annotated, Literal, NotRequired, TypedDict
 
 import msgspec
 from flask import Blueprint, Response
@@ -12,8 +17,9 @@ from server.domain.keys import license_id
 from server.domain.license import DETAIL, Claim, Code, Device, Moment, Status
 from server.services.seats import Verdict
 from server.web import limits
-from server.web.responses import answer, body_of
+from server.web.responses import JsonAnswer, body_of, cached
 from server.web.services import services
+from server.web.signatures import signed
 
 blueprint = Blueprint("licenses", __name__, url_prefix="/api/v1/licenses")
 blueprint.after_request(limits.tell)
@@ -27,7 +33,8 @@ HardwareId = Annotated[
 DeviceName = Annotated[
     str, msgspec.Meta(max_length=128, pattern=PLAIN, description="What the owner wants to see in his records.")
 ]
-Nonce = Annotated[str, msgspec.Meta(max_length=128, pattern=PLAIN, description="Comes back in the answer.")]
+_FRESH = "Random, and another one each time: it comes back in the answer, which is then signed."
+Nonce = Annotated[str, msgspec.Meta(max_length=128, pattern=PLAIN, description=_FRESH)]
 _ADDRESS = r"^[^@\s\x00-\x1f\x7f]+@[^@\s\x00-\x1f\x7f]+$"
 Email = Annotated[str, msgspec.Meta(min_length=3, max_length=254, pattern=_ADDRESS)]
 Claimed = Annotated[
@@ -63,6 +70,29 @@ class VerdictAnswer(TypedDict):
     nonce: str | None
     ts: Moment
     activated: NotRequired[bool]
+
+
+class FileAnswer(VerdictAnswer):
+    """The file and its bounds are there only with a valid license. It is a text of several lines."""
+
+    license_file: NotRequired[str]
+    issued: NotRequired[Moment]
+    expires: NotRequired[Moment]
+
+
+class PublicKey(TypedDict):
+    """`public_key` is the base64 of its 32 bytes, `pem` the same as openssl reads it."""
+
+    kid: str
+    alg: Literal["Ed25519"]
+    public_key: str
+    pem: str
+
+
+class PublicKeys(TypedDict):
+    """The first one signs. Empty where the owner has set none."""
+
+    keys: list[PublicKey]
 
 
 class ValidateRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,9 +150,51 @@ def deactivate() -> Response:
     return told(services().licenses.deactivate(asked.license_key, asked.hardware_id), asked.nonce)
 
 
+@blueprint.post("/file")
+def file() -> Response:
+    limits.by_address()
+    asked = body_of(ActivateRequest)
+    limits.by_key(asked.license_key, asked.hardware_id)
+    services().files.require_key()
+    verdict = services().licenses.activate(asked.license_key, asked.claim())
+    if not verdict.valid:
+        return told(verdict, asked.nonce)
+    limits.by_verdict(verdict)
+    now = services().clock()
+    made = services().files.for_a_time(verdict, now)
+    body: FileAnswer = {
+        **verdict_answer(verdict, asked.nonce, now),
+        "license_file": made.text,
+        "issued": made.issued,
+        "expires": made.expires,
+    }
+    return _answered(body, asked.nonce, now)
+
+
+@blueprint.get("/public-key")
+def public_key() -> Response:
+    keys: list[PublicKey] = [
+        {"kid": key.kid, "alg": "Ed25519", "public_key": b64encode(key.public_key).decode(), "pem": key.pem}
+        for key in services().signing.keys
+    ]
+    told: PublicKeys = {"keys": keys}
+    return cached(msgspec.json.encode(told), "application/json")
+
+
 def told(verdict: Verdict, nonce: str | None) -> Response:
     limits.by_verdict(verdict)
     now = services().clock()
+    return _answered(verdict_answer(verdict, nonce, now), nonce, now)
+
+
+def _answered(body: VerdictAnswer | FileAnswer, nonce: str | None, now: datetime) -> Response:
+    """Signed where the request asks for it and the owner has set a key."""
+    whole = JsonAnswer(body)
+    key = services().signing.find_key() if nonce else None
+    return signed(whole, key, now) if key else whole
+
+
+def verdict_answer(verdict: Verdict, nonce: str | None, now: datetime) -> VerdictAnswer:
     body: VerdictAnswer = {
         "valid": verdict.valid,
         "code": verdict.code,
@@ -134,7 +206,7 @@ def told(verdict: Verdict, nonce: str | None) -> Response:
     }
     if verdict.activated:
         body["activated"] = True
-    return answer(body)
+    return body
 
 
 def public_license(verdict: Verdict, now: datetime) -> PublicLicense | None:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict
 
 import msgspec
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 
 from server import __version__
 from server.web.operations import HTML, JSON, OPERATIONS, PAGE, TEXT, Operation
-from server.web.responses import MAX_BODY, Error
+from server.web.responses import MAX_BODY, Error, cached
 from server.web.services import services
+from server.web.signatures import HEADERS as SIGNED
 
 blueprint = Blueprint("openapi", __name__)
 
-CACHE = "public, max-age=300"
 _REF = "#/components/schemas/{name}"
 Json = dict[str, Any]
 
@@ -29,13 +28,6 @@ class Errors(TypedDict):
 @blueprint.get("/openapi.json")
 def openapi() -> Response:
     return cached(_encoded(services().settings.app_url), JSON)
-
-
-def cached(body: bytes, mimetype: str, policy: str = "default-src 'none'; frame-ancestors 'none'") -> Response:
-    response = Response(body, mimetype=mimetype)
-    response.headers |= {"Cache-Control": CACHE, "Content-Security-Policy": policy, "Referrer-Policy": "no-referrer"}
-    response.set_etag(hashlib.sha256(body).hexdigest()[:32])
-    return cast(Response, response.make_conditional(request))
 
 
 @lru_cache(1)
@@ -51,7 +43,7 @@ MEANING = {
     400: "Malformed: `detail` names the field. (A webhook of Stripe: or not verified.)",
     401: "The bearer token is missing or wrong; or nobody is signed in.",
     403: "Not verified: the secret, the signature or the CSRF token is missing or wrong. Nothing was written.",
-    404: "No such license, order or package; or the platform, or the owner's API, is not configured here.",
+    404: "No such license, order or package; or the platform, the owner's API or the signing key is not configured.",
     409: "It contradicts what is already there.",
     410: "The link is over: it works once, and for an hour.",
     413: f"The body is larger than {MAX_BODY // 1024} KiB.",
@@ -69,6 +61,15 @@ _HEADERS: Json = {
     "X-RateLimit-Limit": {"description": "How many may come at once.", "schema": {"type": "string"}},
     "X-RateLimit-Remaining": {"description": "How many are left.", "schema": {"type": "string"}},
     "X-RateLimit-Reset": {"description": "Seconds until all are back.", "schema": {"type": "string"}},
+    "Content-Digest": {"description": "SHA-256 of the body (RFC 9530).", "schema": {"type": "string"}},
+    "Signature-Input": {
+        "description": "What is signed (RFC 9421), of answers to requests with a `nonce`.",
+        "schema": {"type": "string"},
+    },
+    "Signature": {
+        "description": "Ed25519, by a key of `GET /api/v1/licenses/public-key`.",
+        "schema": {"type": "string"},
+    },
     "WWW-Authenticate": {"required": True, "schema": {"type": "string"}},
     "Location": {"required": True, "schema": {"type": "string"}},
     "ETag": {"required": True, "schema": {"type": "string"}},
@@ -178,8 +179,9 @@ def _without_null(schema: Json) -> Json:
 
 def _answers(one: Operation, schemas: dict[Any, Json]) -> Iterator[tuple[int, Json]]:
     limits = [name for name in _HEADERS if name.startswith("X-RateLimit-") and one.tells_limits]
+    signed = SIGNED if one.is_signed else ()
     is_cached = 304 in one.also
-    yield one.status, _answer(one.status, "As asked.", one.gives, schemas, limits, one.sees, is_cached)
+    yield one.status, _answer(one.status, "As asked.", one.gives, schemas, [*limits, *signed], one.sees, is_cached)
     for status, kind in one.also.items():
         yield status, _answer(status, MEANING[status], kind, schemas, limits, is_cached=is_cached)
     for status in one.refuses:

@@ -15,7 +15,14 @@ from server.services.revenue import Stats
 from server.services.sending import SendReport
 from server.web.checkout import Initiated, InitiateRequest, KeptOrder, OrderAnswer, Refunded, RefundRequest
 from server.web.health import Health
-from server.web.licenses import ActivateRequest, DeactivateRequest, ValidateRequest, VerdictAnswer
+from server.web.licenses import (
+    ActivateRequest,
+    DeactivateRequest,
+    FileAnswer,
+    PublicKeys,
+    ValidateRequest,
+    VerdictAnswer,
+)
 from server.web.me import (
     Accepted,
     Me,
@@ -91,6 +98,11 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     def tells_limits(self) -> bool:
         """Whether its answers say how many requests are left; elsewhere only failed proofs are counted, and letters."""
         return self.proof == OPEN and 429 in self.refuses and self.gives not in (Accepted, PAGE)
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether its answer is signed where the request asks for it, by a nonce."""
+        return "nonce" in getattr(self.takes, "__struct_fields__", ())
 
 
 class Anything(msgspec.Struct):
@@ -293,6 +305,20 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         gives=VerdictAnswer,
         refuses=_BODY,
         sends=_DEVICE,
+    ),
+    ("post", "/api/v1/licenses/file"): Operation(
+        tag=_APPS,
+        does="As activate, and a signed file with it that the app can go by while it cannot ask.",
+        takes=ActivateRequest,
+        gives=FileAnswer,
+        refuses=(400, 404, 413, 429, 503),
+        sends={**_DEVICE, "device_name": "Laptop"},
+    ),
+    ("get", "/api/v1/licenses/public-key"): Operation(
+        tag=_APPS,
+        does="The public halves of the keys that sign answers and files.",
+        gives=PublicKeys,
+        also={304: None},
     ),
     ("post", "/api/validate-license"): Operation(
         tag=_OLDER,

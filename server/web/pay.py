@@ -5,11 +5,13 @@ What a browser brings back proves nothing, so it only leads to an inquiry and to
 
 from __future__ import annotations
 
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, request
 
 from server.domain.order import OPEN, OrderFile, OrderState
+from server.errors import PlatformOff
 from server.platforms.base import Form
 from server.services.letter_writing import SHOPS
 from server.web import limits, trouble
@@ -39,11 +41,11 @@ def pay(order_id: str) -> Response:
 @blueprint.get("/<order_id>/back")
 def back(order_id: str) -> Response:
     file = services().desk.get(order_id)
-    checkout = services().desk.checkout(file.order.source)
     query = {name: value[:LONGEST] for name, value in request.args.items()}
     way = services().desk.way(file.order, request.remote_addr or "127.0.0.1")
-    if form := checkout.continued(file.order, way, query):
-        return form_page(file, form)
+    with suppress(PlatformOff):  # switched off meanwhile: the order's page still tells how it stands
+        if form := services().desk.checkout(file.order.source).continued(file.order, way, query):
+            return form_page(file, form)
     state = services().settlement.look(file)
     if file.order.success_url and (state not in (OrderState.FAILED, OrderState.CANCELLED)):
         return go(file.order.success_url)

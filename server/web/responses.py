@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -46,6 +47,7 @@ STATUS: dict[type[KeyledgerError], tuple[int, str]] = {
 MAX_BODY = 256 * 1024
 _MOST_FIELDS = 50
 RETRY_AFTER = "30"
+CACHE = "public, max-age=300"
 
 T = TypeVar("T")
 
@@ -63,8 +65,8 @@ _encode = msgspec.json.Encoder().encode
 class JsonAnswer(Response):
     """JSON that is whole from the start: none of its headers has to be looked at again when it goes out."""
 
-    def __init__(self, body: object, status: int) -> None:
-        data = _encode(body)
+    def __init__(self, body: object, status: int = 200) -> None:
+        self.raw = data = _encode(body)
         told = Headers([("Content-Type", "application/json"), ("Content-Length", str(len(data)))])
         super().__init__([data], _STATUS_LINES.get(status, status), told)
 
@@ -74,6 +76,14 @@ class JsonAnswer(Response):
 
 def answer(body: object, status: int = 200) -> Response:
     return JsonAnswer(body, status)
+
+
+def cached(body: bytes, mimetype: str, policy: str = "default-src 'none'; frame-ancestors 'none'") -> Response:
+    """The same for everybody, and kept for a while."""
+    response = Response(body, mimetype=mimetype)
+    response.headers |= {"Cache-Control": CACHE, "Content-Security-Policy": policy, "Referrer-Policy": "no-referrer"}
+    response.set_etag(hashlib.sha256(body).hexdigest()[:32])
+    return cast(Response, response.make_conditional(request))
 
 
 def error_answer(status: int, code: str, title: str, detail: str) -> Response:

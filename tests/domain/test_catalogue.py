@@ -67,6 +67,7 @@ def test_of_a_product_sold_twice_and_once_more_in_a_bundle_the_quantities_add_up
         ({"a": {"name": "A", "tier": "gold"}}, "products.a.tier"),
         ({"a": {"name": "A", "price": {"usd": "12.345"}}}, "products.a.price.usd"),
         ({"a": {"name": "A", "price": {"dollars": "1"}}}, "products.a.price"),
+        ({"a": {"name": "A", "price": {"usd": "-1.00"}}}, "products.a.price.usd"),
         ({"a": {"name": "A", "bundle": ["b"]}, "b": {"name": "B", "bundle": ["a"]}}, "products.a.bundle"),
         ({"a": {"name": "A", "bundle": ["none"]}}, "products.a.bundle"),
         ({"a": {"name": "A", "key_prefix": "x y"}}, "products.a.key_prefix"),

@@ -81,9 +81,10 @@ def test_every_order_of_what_was_said_with_one_of_it_twice(counter, name):
         assert [license[1] for license in expected[1]] == [active]
 
 
-def test_ten_notices_at_random_a_thousand_times(counter):
+@pytest.mark.parametrize("times", [250, pytest.param(5000, marks=pytest.mark.slow)])
+def test_ten_notices_at_random_many_times(counter, times):
     chance = random.Random(6)
-    for _ in range(1000):
+    for _ in range(times):
         order = counter.order()
         events, state, active = stories(order)[chance.choice(NAMES)]
         said: list[PurchaseEvent] = [*events, *chance.choices(events, k=10 - len(events))]
@@ -144,6 +145,17 @@ def test_an_order_that_nobody_paid_is_over_after_a_day_and_paid_all_the_same(cou
     counter.now = NOW + timedelta(hours=23, minutes=59)
     assert counter.state(order) is OrderState.PENDING
     counter.now = NOW + timedelta(hours=24)
+    assert counter.state(order) is OrderState.CANCELLED
+    counter.tell([paid(order)])
+    assert counter.state(order) is OrderState.PAID
+
+
+def test_money_that_takes_days_is_waited_for(counter):
+    order = counter.order()
+    counter.tell([notice(order, EventKind.PENDING)])
+    counter.now = NOW + timedelta(days=13, hours=23)
+    assert counter.state(order) is OrderState.PROCESSING
+    counter.now = NOW + timedelta(days=14)
     assert counter.state(order) is OrderState.CANCELLED
     counter.tell([paid(order)])
     assert counter.state(order) is OrderState.PAID

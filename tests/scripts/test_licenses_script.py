@@ -210,6 +210,7 @@ def test_what_goes_wrong_is_told_with_its_exit_code(owner, command, code, told):
     assert done.stdout == ""
 
 
+@pytest.mark.slow  # it waits for the lock as a patient owner does
 def test_a_folder_that_cannot_be_written_exits_with_three(shop, owner):
     shop.sale("s1")
     with (shop.folder / "folder.lock").open("r+b") as lock:

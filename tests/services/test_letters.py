@@ -22,6 +22,7 @@ from server.services.letters import (
     DEAD_LETTER,
     DELIVERY,
     DISPUTE,
+    INQUIRY,
     LATE_SALE,
     PAYMENT_FAILED,
     REFUND,
@@ -430,7 +431,7 @@ def letter_of(kind: str, folder: Path, text: str, product: str | None = None) ->
     """A letter in which everything that comes from outside says `text`."""
     outcome = Outcome.UNMAPPED if kind == UNMAPPED else Outcome.SUSPENDED
     said = dict.fromkeys(FIELDS, text) | {"variants": (text,)} | ({"product_name": product} if product else {})
-    dead = (letter(DELIVERY, to=text, error=text, at=datetime(2026, 11, 20, tzinfo=UTC)),)
+    dead = [letter(of, to=text, error=text, at=datetime(2026, 11, 20, tzinfo=UTC)) for of in (DELIVERY, INQUIRY)]
     told = matter(
         entry=entry(**said, outcome=outcome),
         licenses={KEY: license(customer_name=text, purchase_id=text)},

@@ -124,7 +124,8 @@ def test_the_owner_s_letter_names_the_order_and_what_to_do(counter: Counter, tmp
     assert message["Subject"] == "A notice that does not fit its order: wave and team"
     said = " ".join(message.get_body(("plain",)).get_content().split())
     assert f"PayU told something of order {order.number} that does not agree with it: 1.00 pln is not" in said
-    assert "Look the payment up at PayU." in said
+    assert "Look the payment up at PayU: the sale below is the id" in said
+    assert f"Sale: {order.order_id} Order: {order.number} " in said
     assert "Customer: Ann Example ann@example.com" in said
     assert "secret in your webhook" not in said
 

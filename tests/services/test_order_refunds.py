@@ -116,3 +116,20 @@ def test_what_is_not_paid_cannot_be_refunded(front):
     said = {"package_ids": ["wave"], "email": "ann@example.com", "name": "Ann", "payment_provider": "payu"}
     front.order = front.shop.client.post("/api/v1/checkout/initiate", json=said).json
     assert front.refund() == (409, "CONFLICT")
+
+
+def test_a_refund_that_takes_weeks_is_asked_about_less_and_less(front):
+    assert front.refund() == (200, "accepted")
+    for _ in range(24 * 9):
+        front.clock.forward(hours=1)
+        front.shop.services.outbox.send_due()
+    before = len(front.api.asked)
+    for _ in range(60 * 24):
+        front.clock.forward(minutes=1)
+        front.shop.services.outbox.send_due()
+    assert 0 < len(front.api.asked) - before <= 10
+    front.api.settle(front.name)
+    for _ in range(24):
+        front.clock.forward(hours=1)
+        front.shop.services.outbox.send_due()
+    assert front.state() == "refunded"

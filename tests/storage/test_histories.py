@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -161,7 +161,7 @@ def usageless(told: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def live_through(seeds: range, steps: int) -> int:
+def live_through(seeds: Iterable[int], steps: int) -> int:
     licenses = 0
     for seed in seeds:
         with room_for() as folder:
@@ -179,17 +179,18 @@ def small_limits(monkeypatch):
 
 
 def test_all_ways_to_the_books_of_a_random_history_lead_to_the_same():
-    assert live_through(range(300), 30) > 800
+    assert live_through(range(200), 30) > 500
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(10))
 def test_all_ways_to_the_books_of_ten_thousand_random_histories_lead_to_the_same(part):
-    assert live_through(range(300 + part * 1000, 1300 + part * 1000), 30) > 2500
+    assert live_through(range(200 + part * 1000, 1200 + part * 1000), 30) > 2500
 
 
-def test_a_long_history_comes_to_the_same():
-    assert live_through(range(10_300, 10_303), 400) > 10
+@pytest.mark.parametrize("seed", [10_300, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (10_301, 10_302))])
+def test_a_long_history_comes_to_the_same(seed):
+    assert live_through([seed], 400) > 3
 
 
 def is_broken() -> bool:

@@ -27,6 +27,7 @@ from server.domain.keys import license_id
 from server.services.sign_in import Session
 from server.web.operations import OPERATIONS
 from tests.conftest import OWNER_KEY, SECRET, Clock, sale_ping
+from tests.signed_answers import SEED
 from tests.standins import jazzcash, payu
 from tests.standins.payu_notices import SECOND_KEY
 from tests.tills import catalogue_of_three, shop_of_three
@@ -58,7 +59,7 @@ class Api:
 
     def __init__(self, folder: Any, first: payu.PayuApi, second: jazzcash.JazzCashApi) -> None:
         urls = {"payu_api_url": first.url, "jazzcash_api_url": second.url}
-        self.shop = shop_of_three(folder, Clock(), jvzoo_keygen="on", **TAKES_PAYMENTS, **urls)
+        self.shop = shop_of_three(folder, Clock(), jvzoo_keygen="on", signing_key=(SEED,), **TAKES_PAYMENTS, **urls)
         for product in (catalogue := catalogue_of_three())["products"].values():
             product |= {"published": True, "price": {"pln": "119.00", "pkr": "8500.00"}}
         self.shop.write_catalogue(catalogue)

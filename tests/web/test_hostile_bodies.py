@@ -160,6 +160,7 @@ BODIES = {
     "/api/v1/licenses/validate": {"license_key": "KEY", "hardware_id": "pc", "device_name": "n", "features": ["batch"]},
     "/api/v1/licenses/activate": {"license_key": "KEY", "hardware_id": "pc", "nonce": "n", "email": "ann@example.com"},
     "/api/v1/licenses/deactivate": {"license_key": "KEY", "hardware_id": "pc"},
+    "/api/v1/licenses/file": {"license_key": "KEY", "hardware_id": "pc", "nonce": "n"},
     "/api/validate-license": {"license_key": "KEY", "email": "ann@example.com"},
     "/api/generate": {"userId": "u1", "userEmail": "ann@example.com", "tier": "pro", "duration": 30},
     "/api/v1/licenses": {"email": "ann@example.com", "customer_name": "Ann", "product_id": "team", "max_devices": 2},

@@ -99,7 +99,8 @@ def test_all_doors_of_apps_count_alike(counter):
     assert counter.knock(second, path="/api/validate-license", email="ann@example.com").status_code == 200
     assert counter.knock(path="/api/verify", license=first).json["valid"]
     assert told(counter.knock(second)) == [5, 0, 60]
-    for path in ("/api/v1/licenses/validate", "/api/v1/licenses/activate", "/api/validate-license", "/api/verify"):
+    ours = [f"/api/v1/licenses/{route}" for route in ("validate", "activate", "deactivate", "file")]
+    for path in (*ours, "/api/validate-license", "/api/verify"):
         assert counter.knock(second, path=path, hardware_id="hw", email="ann@example.com", license=second).json[
             "errors"
         ][0]["code"] == ("RATE_LIMITED")

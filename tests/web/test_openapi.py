@@ -103,6 +103,16 @@ def test_errors_have_one_shape_and_say_when_to_come_again(told):
     assert {status for status, _ in STATUS.values()} <= named
 
 
+def test_it_tells_which_answers_are_signed(told):
+    signed = {
+        path
+        for path, methods in told["paths"].items()
+        for one in methods.values()
+        if "Signature" in one["responses"].get("200", {}).get("headers", {})
+    }
+    assert signed == {f"/api/v1/licenses/{route}" for route in ("validate", "activate", "deactivate", "file")}
+
+
 def test_the_examples_are_of_the_types_they_stand_for(told):
     contents = [
         content
@@ -126,7 +136,7 @@ def test_the_examples_are_those_of_the_readme(told):
     assert f'"license_key": "{key}"' in README
 
 
-@pytest.mark.parametrize("path", ["/openapi.json", "/docs"])
+@pytest.mark.parametrize("path", ["/openapi.json", "/docs", "/api/v1/licenses/public-key"])
 def test_who_has_it_already_is_told_so(shop, path):
     first = shop.client.get(path)
     assert first.headers["Cache-Control"] == "public, max-age=300"
