@@ -7,6 +7,7 @@ secret is shown.
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
@@ -47,9 +48,10 @@ SECRETS = {
     "jvzoo_secret_key": jvzoo.KEY,
     "jvzoo_webhook_secret": "secret-canary-of-the-second-jvzoo",
     "stripe_webhook_secret": (WHSEC,),
-    "signing_key": "secret-canary-of-the-signatures",
 }
+SIGNING_KEY = b"secret-canary-of-the-signatures!"
 CANARIES = [value for told in SECRETS.values() for value in ((told,) if isinstance(told, str) else told)]
+CANARIES += [SIGNING_KEY.decode(), base64.b64encode(SIGNING_KEY).decode()]
 SHOWN = "full_name product_name permalink license_key ip_country purchaser_id referrer recurrence currency".split()
 ASKED = "license_key hardware_id device_name product email nonce".split()
 KEPT = "email customer_name product_id note".split()
@@ -98,7 +100,7 @@ class Stranger:
     def __init__(self, folder: Path, postbox: Postbox) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("server.wiring._mailer", lambda _: postbox)
-            self.shop = shop_of_three(folder, Clock(), trusted_proxies=1, **SECRETS)
+            self.shop = shop_of_three(folder, Clock(), trusted_proxies=1, signing_key=(SIGNING_KEY,), **SECRETS)
         self.answers: list[Any] = []
         self.slowest = 0.0
         self.key = self.issue(email="seats@example.com", max_devices=10_000)
@@ -349,7 +351,7 @@ def command(after, monkeypatch):
     """The scripts in this process; what they would print on the owner's terminal."""
     told = {"DATA_DIR": after.shop.folder, "ENV_FILE": "/dev/null", "EMAIL_BACKEND": "console", "TERM": "xterm"}
     told |= {name.upper(): value if isinstance(value, str) else value[0] for name, value in SECRETS.items()}
-    del told["SIGNING_KEY"], told["SMTP_PASSWORD"]  # which would have to be good ones
+    del told["SMTP_PASSWORD"]  # which would have to be a good one
     for name, value in told.items():
         monkeypatch.setenv(name, str(value))
 
