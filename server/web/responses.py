@@ -145,6 +145,11 @@ def form_of(kind: type[T]) -> T:
 def query_of(kind: type[T]) -> T:
     """The query's parameters as a checked value; an empty one is none. Raises BadRequest that names the parameter."""
     given = {name: value for name, value in request.args.items() if value}
+    for name, value in given.items():
+        if len(request.args.getlist(name)) > 1:
+            raise BadRequest(f"{name[:80]}: is given more than once")
+        if value.lower() == "null":  # which msgspec would take for none
+            raise BadRequest(f"{name[:80]}: null is no value; leave it out")
     try:
         return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:

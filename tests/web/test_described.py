@@ -119,7 +119,7 @@ class Api:
         for name in set(case.path_parameters or {}) & set(there):
             case.path_parameters[name] = there[name]
         if isinstance(case.body, dict):
-            known = ORDER | {"license_key": self.key, "license": self.key, "product_id": "wave"}
+            known = ORDER | {"license_key": self.key, "license": self.key, "product_id": "wave", "tier": "wave"}
             known |= {"csrf_token": csrf_token, "number": 1}
             case.body |= {name: known[name] for name in case.body if name in known}
             if "payment_provider" in case.body:
@@ -160,6 +160,8 @@ def asked_at_random(api: Api, method: str, path: str, examples: int) -> None:
 def test_every_answer_is_as_described(api, method, path):
     asked_at_random(api, method, path, examples=10)
     if not path.startswith(SIGNED) and not path.endswith("/resend"):  # of a license that was revoked here
+        if min(api.seen[method, path]) >= 400:  # bad luck: what is drawn hangs on what was asked before
+            asked_at_random(api, method, path, examples=150)
         assert min(api.seen[method, path]) < 400
 
 

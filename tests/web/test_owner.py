@@ -115,7 +115,10 @@ def test_find_by_email_product_and_status_page_by_page(shop):
     assert (sorted(seen), cursor) == (sorted(keys), None)
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=x", "limit=9999", "cursor=nonsense"])
+@pytest.mark.parametrize(
+    "query",
+    ["limit=0", "limit=x", "limit=9999", "cursor=nonsense", "limit=1&limit=2", "status=null", "email=NULL"],
+)
 def test_a_wrong_query_is_named(shop, query):
     answered = shop.owner("GET", f"/licenses?{query}")
     assert (answered.status_code, query.split("=")[0] in answered.json["errors"][0]["detail"]) == (400, True)
