@@ -108,7 +108,7 @@ def reconcile(folder: Path, apis: Apis, platform: str) -> subprocess.CompletedPr
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=240)
 
 
-@pytest.mark.parametrize("number", [600, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [300, pytest.param(2000, marks=pytest.mark.slow)])
 def test_one_reconciliation_mends_what_the_post_did(tmp_path, apis, number):
     orders = world.make_orders(number, SEED)
     apis.take(orders)

@@ -34,12 +34,14 @@ def test_sales_are_compared_with_a_route_that_appends_and_syncs():
     assert all(row["value"] > 0 and row["goal"] for row in found.values())
 
 
+@pytest.mark.slow
 def test_memory_and_the_owners_statistics():
     found = measured("memory", "audit")
     assert 5 < found["memory of an empty worker"]["value"] < 80
     assert found["audit.py stats, 20 lines"]["value"] > 0
 
 
+@pytest.mark.slow
 def test_what_a_user_would_pick_instead_answers_alike(monkeypatch):
     monkeypatch.setattr(peers, "PEERS", tuple(peer for peer in peers.PEERS if not peer.needs))
     monkeypatch.setattr(bench, "QUICK", run.Sizes(small=3, middles=(), large=4, validations=3, sales=6))

@@ -179,16 +179,17 @@ def small_limits(monkeypatch):
 
 
 def test_all_ways_to_the_books_of_a_random_history_lead_to_the_same():
-    assert live_through(range(200), 30) > 500
+    assert live_through(range(80), 30) > 200
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(10))
 def test_all_ways_to_the_books_of_ten_thousand_random_histories_lead_to_the_same(part):
-    assert live_through(range(200 + part * 1000, 1200 + part * 1000), 30) > 2500
+    assert live_through(range(80 + part * 1000, 1080 + part * 1000), 30) > 2500
 
 
-@pytest.mark.parametrize("seed", [10_300, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (10_301, 10_302))])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [10_300, 10_301, 10_302])
 def test_a_long_history_comes_to_the_same(seed):
     assert live_through([seed], 400) > 3
 

@@ -118,7 +118,7 @@ def test_a_kill_at_any_call_of_an_outbox_step_loses_no_letter(torture: Torture) 
 
 def test_a_kill_with_a_real_mail_server_loses_no_letter(torture: Torture) -> None:
     calls = calls_of_the_day()
-    found = list(points(calls))[:: torture.of(9, 1)]
+    found = list(points(calls))[:: torture.of(18, 1)]
     with PostOffice() as office:
 
         def survives_smtp(point: Point) -> None:

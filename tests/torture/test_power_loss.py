@@ -115,8 +115,8 @@ def test_a_power_loss_after_a_kill_breaks_no_promise(torture: Torture) -> None:
 def test_a_seat_and_a_view_rest_on_what_is_on_disk(torture: Torture) -> None:
     """The first process dies with a line that it did not fsync; the second one only binds a device, or only tidies."""
     seats = kills_survived([sell("s2")], [bind("s2", "d2")])
-    views = kills_survived([sell("s2"), bind("s2", "d1")], [TIDY])
-    torture.tried("kills after which another process goes on until the power fails", seats + views)
+    views = kills_survived([sell("s2"), bind("s2", "d1")], [TIDY]) if torture.is_full else seats
+    torture.tried("kills after which another process goes on until the power fails", seats + views * torture.is_full)
     assert min(seats, views) > 5
 
 
