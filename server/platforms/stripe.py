@@ -7,6 +7,7 @@ is never refused: what concerns nobody here is recorded as ignored.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
@@ -37,6 +38,7 @@ from server.platforms.stripe_api import StripeApi
 from server.platforms.stripe_checkout import StripeCheckout
 from server.settings import Settings
 
+LONGEST_NAME = 1024
 TOLERANCE = 300  # seconds of age, as Stripe's own libraries have it
 
 
@@ -124,7 +126,7 @@ class Stripe(Platform):
         occasion = Occasion(data.part("object"), data.part("previous_attributes"), event.moment("created"))
         raw = event.as_json(objects.SECRETS)
         live = {"raw": raw, "is_test": not event.flag("livemode")}
-        return [self._asked(msgspec.structs.replace(said, **live)) for said in reader(occasion)]
+        return [self._asked(msgspec.structs.replace(said, **live, **_short(said))) for said in reader(occasion)]
 
     def _asked(self, event: PurchaseEvent) -> PurchaseEvent:
         """Without a key to its API there is nothing that can be asked."""
@@ -169,6 +171,13 @@ class StripeStoreFront(Stripe, Checkout, Refunds):
 
     def find_refund(self, order: Order, names: Sequence[str], refund_id: str) -> RefundWord | None:
         return self._checkout.find_refund(order, names, refund_id)
+
+
+def _short(said: PurchaseEvent) -> dict[str, str]:
+    """A name is made of several words of the event, each of which may be of any length."""
+    if len(said.event_id) <= LONGEST_NAME:
+        return {}
+    return {"event_id": f"{said.event_id[:256]}:{hashlib.sha256(said.event_id.encode()).hexdigest()}"}
 
 
 def _refunded_before(said: Occasion) -> int:

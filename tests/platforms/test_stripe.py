@@ -478,6 +478,16 @@ def test_no_single_value_makes_an_event_unreadable_without_a_name(told):
         container[key] = kept
 
 
+def test_a_name_of_long_words_is_bounded_and_still_tells_events_apart():
+    told = copy.deepcopy(next(one for one in POOL if one["type"] == "customer.subscription.updated"))
+    names = set()
+    for word in ("x" * 5000, "x" * 5000 + "y"):
+        told["data"]["object"]["status"] = word
+        names |= {event.event_id for event in parsed(told)}
+    assert len(names) == 2
+    assert all(len(name) < 2000 for name in names)
+
+
 @settings(max_examples=1000, deadline=None)
 @given(body=mutated())
 def test_whatever_an_event_holds_it_is_read_or_refused_by_name(body):
