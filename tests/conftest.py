@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import hypothesis
 import pytest
 
 from server.settings import Settings
 from server.web.app import make_app
 from server.wiring import build
 from tests.torture.account import pytest_terminal_summary as pytest_terminal_summary  # here, where every run loads it
+
+# The quick suite tries the same cases each time, so that it says of a change what the change did; the slow one draws new.
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+if not any("slow" in word for word in sys.argv):
+    hypothesis.settings.load_profile("repeatable")
 
 SECRET = "gumroad-secret-of-the-tests-1234"
 OWNER_KEY = "owner-key-of-the-tests-1234"
