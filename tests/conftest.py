@@ -18,7 +18,7 @@ from server.web.app import make_app
 from server.wiring import build
 from tests.torture.account import pytest_terminal_summary as pytest_terminal_summary  # here, where every run loads it
 
-# The quick suite tries the same cases each time, so that it says of a change what the change did; the slow one draws new.
+# The quick suite tries the same cases each time, so that it tells what a change did; the slow one draws new ones.
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 if not any("slow" in word for word in sys.argv):
     hypothesis.settings.load_profile("repeatable")
