@@ -28,6 +28,7 @@ def measured(*arguments):
     return {row["what"]: row for row in json.loads(done.stdout)}
 
 
+@pytest.mark.slow
 def test_sales_are_compared_with_a_route_that_appends_and_syncs():
     found = measured("sale")
     assert len(found) == 11
