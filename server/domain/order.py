@@ -264,6 +264,11 @@ def _homeless(event: PurchaseEvent) -> PurchaseEvent:
     mapped; what another shop of the same account sold is only written down."""
     if event.event is not EventKind.SALE or is_order_id(event.order_id or ""):
         return event
+    return of_nobody(event)
+
+
+def of_nobody(event: PurchaseEvent) -> PurchaseEvent:
+    """What is told of an order that is none of ours, as it is written down."""
     note = "there is no such order here"
     return msgspec.structs.replace(event, event=EventKind.IGNORED, told_as=event.event, inquiry=None, note=note)
 

@@ -24,6 +24,7 @@ from server.domain.order import (
     Step,
     account,
     doubted,
+    of_nobody,
     open_refunds,
     other_amount,
     payment_names,
@@ -75,8 +76,8 @@ class Settlement:
         if event.order_id is None or event.event not in STEPS:
             return [_told(entry) for entry in self._inquiries.record([self._at_home(event)])]
         file = self._store.orders.find(event.order_id)
-        if file is None:
-            return [_told(entry) for entry in self._inquiries.record([_nobody_s(event)])]
+        if file is None or file.order.source != event.source:
+            return [_told(entry) for entry in self._inquiries.record([of_nobody(event)])]
         self._step(file, event)
         return [Told(Outcome.PENDING if event.event is EventKind.PENDING else Outcome.RECORDED)]
 
@@ -96,7 +97,7 @@ class Settlement:
         if file is None or file.order.source != event.source:
             if not self._platforms[event.source].proves_notices:
                 return [Told(Outcome.IGNORED)]
-            return [_told(entry) for entry in self._inquiries.record([_nobody_s(event)])]
+            return [_told(entry) for entry in self._inquiries.record([of_nobody(event)])]
         if (why := other_amount(event, file.order)) and event.price is not None:
             return [_told(entry) for entry in self._inquiries.record([doubted(event, why)])]
         if not self._may_ask_at_once(file):
@@ -262,8 +263,3 @@ def watch(store: Store, order_id: str, now: datetime, after: timedelta = FIRST_L
 
 def _told(entry: Entry) -> Told:
     return Told(entry.outcome, entry.license_keys, entry)
-
-
-def _nobody_s(event: PurchaseEvent) -> PurchaseEvent:
-    note = "there is no such order here"
-    return msgspec.structs.replace(event, event=EventKind.IGNORED, told_as=event.event, inquiry=None, note=note)

@@ -131,6 +131,12 @@ def test_another_platforms_word_for_an_order_is_not_believed(counter):
     assert (entry.outcome, entry.is_withdrawn) == (Outcome.IGNORED, True)
 
 
+def test_another_platform_cannot_end_an_order(counter):
+    order = counter.order()
+    (told,) = counter.tell([notice(order, EventKind.CANCELLATION, source="jazzcash")])
+    assert (told.outcome, counter.state(order)) == (Outcome.IGNORED, OrderState.PENDING)
+
+
 def test_money_for_an_order_that_nobody_knows_waits_where_the_name_is_like_ours(counter):
     order = counter.order()
     stranger = paid(order, order_id=new_order_id(), sale_id="x", event_id="x:sale")
