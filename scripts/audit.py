@@ -56,11 +56,11 @@ def settings() -> Settings:
 
 
 def ledger() -> PurchaseAuditLog:
-    """The audit of the files as they stand. Opening a store reads licenses.json and the index; here nothing needs them,
+    """The audit of the books as they stand. Opening a store reads licenses.json and the index; here nothing needs them,
     and what is damaged must be told instead of refused."""
-    from server.storage.flatfile import FlatFileStore
+    from server.wiring import closed_store
 
-    return PurchaseAuditLog(FlatFileStore(settings().data_dir))
+    return PurchaseAuditLog(closed_store(settings()))
 
 
 def filter_options(command: F) -> F:

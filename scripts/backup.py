@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Backups of the data folder: made while the service runs, checked, and put back. Your .env is in none of them."""
+"""Backups of the books: made while the service runs, checked, and put back. Your .env is in none of them."""
 
 from __future__ import annotations
 
@@ -40,9 +40,16 @@ def backup() -> None: ...
 @json_option
 def create(to: Path | None, keep: int | None, as_json: bool) -> None:
     """Make a backup, beside the running service too. Exit code 1 where the books in it are damaged."""
-    data = load_settings().data_dir
+    settings, now = load_settings(), datetime.now(UTC)
+    data = settings.data_dir
+    place = to or backups.default_place(data)
     with progress("backing up") as tick:
-        made = backups.create(data, to or backups.default_place(data), datetime.now(UTC), keep, tick)
+        if settings.database_url is None:
+            made = backups.create(data, place, now, keep, tick)
+        else:
+            from server.storage import postgres_backup
+
+            made = postgres_backup.create(settings.database_url, data, place, now, keep, tick)
     tell(made, as_json, [NOT_IN_IT, *(f"Taken away: {path.name}" for path in made.removed)])
 
 
@@ -91,18 +98,27 @@ def verdict(checked: backups.Checked) -> str:
 @click.option("--force", is_flag=True, help="Although a ledger is there. The old folder is moved aside, not deleted.")
 @json_option
 def restore(file: Path, to: Path | None, force: bool, as_json: bool) -> None:
-    """Put a backup in the place of a data folder. The server must be stopped; the backup is checked first."""
+    """Put a backup in the place of a data folder. The server must be stopped; the backup is checked first.
+
+    With DATABASE_URL, and without --to, it goes into that database, which has to be empty.
+    """
     settings = load_settings()
     data = to or settings.data_dir
     with progress("restoring") as tick:
-        done = backups.restore(file, data, datetime.now(UTC), force, tick)
+        if settings.database_url is None or to is not None:
+            done = backups.restore(file, data, datetime.now(UTC), force, tick)
+        else:
+            from server.storage import postgres_backup
+
+            done = postgres_backup.restore(file, settings.database_url, data, tick)
     if as_json:
         aside = str(done.aside) if done.aside else None
         told = msgspec.to_builtins(done.manifest)
         show_json({"folder": str(done.folder), "aside": aside, **told, "next": list(next_steps(settings, done))})
         return
     show(rows_of(done.manifest), COLUMNS, None)
-    click.echo(f"{plain(done.folder)} is now as it was at {done.manifest.created:%Y-%m-%d %H:%M} UTC")
+    place = plain(done.folder) if settings.database_url is None or to else "The database"
+    click.echo(f"{place} is now as it was at {done.manifest.created:%Y-%m-%d %H:%M} UTC")
     if done.aside:
         click.echo(f"What was there before is in {plain(done.aside)}")
     click.echo("Next:")

@@ -45,13 +45,13 @@ def doctor(webhooks: bool, as_json: bool) -> None:
 
 def examine(webhooks: bool) -> list[Check]:
     """Without settings that can be read there is nothing else to look at."""
-    from server.storage.flatfile import FlatFileStore
+    from server.wiring import closed_store
 
     try:
         settings = load_settings()
     except SettingsError as error:
         return [checks.wrong("settings", error.detail, "Mend that one, and look again")]
-    patient = Patient(settings, FlatFileStore(settings.data_dir), env_file(), datetime.now(UTC))
+    patient = Patient(settings, closed_store(settings), env_file(), datetime.now(UTC))
     service = [*checks.SERVICE, *([checks.webhooks] if webhooks else [])]
     return list(checks.run([*SETTINGS, *FRONT, *checks.MACHINE, *service, *checks.BOOKS], patient))
 

@@ -18,7 +18,8 @@ KeyledgerError
 │   └── NotSignedIn         a customer's session is missing or over
 ├── Conflict                the request contradicts what is already there
 ├── TooManyRequests         a rate limit; says how many seconds to wait
-└── StorageUnavailable      nothing was promised: try again later (disk full, read-only, lock held)
+└── StorageUnavailable      nothing was promised: try again later (disk full, read-only, lock held, database away)
+    └── Contended           and nothing was written: another transaction came first, so it can be tried again at once
 """
 
 from __future__ import annotations
@@ -131,3 +132,7 @@ class TooManyRequests(KeyledgerError):
 
 class StorageUnavailable(KeyledgerError):
     code = "STORAGE_UNAVAILABLE"
+
+
+class Contended(StorageUnavailable):
+    pass

@@ -223,7 +223,17 @@ def _origins(name: str, text: str) -> tuple[str, ...]:
 
 
 def _database(name: str, text: str) -> str:
-    raise SettingsError(f"{name} is set, but this version keeps its books in flat files only: take it out")
+    """A secret as a whole, so that no error repeats any of it."""
+    if not _plain(name, text).startswith(("postgresql://", "postgres://")):
+        raise SettingsError(f"{name} is no postgresql://user:password@host/database")
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        conninfo_to_dict(text)
+    except (ProgrammingError, UnicodeError):
+        raise SettingsError(f"{name} cannot be read: percent-encode what is special in the password") from None
+    return text
 
 
 def _rate(name: str, text: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from server.domain.rate import Rate
 from server.errors import StorageUnavailable
@@ -33,8 +34,11 @@ from server.services.settlement import Settlement
 from server.services.signing import Signing
 from server.settings import Settings, load_settings
 from server.storage.base import Store
+from server.storage.durable import refuse_unmoved
 from server.storage.flatfile import FlatFileStore
-from server.storage.limits import LimitTable
+
+if TYPE_CHECKING:
+    from server.storage.postgres import PostgresStore  # its library takes a tenth of a second, and most need none
 
 Clock = Callable[[], datetime]
 
@@ -71,8 +75,21 @@ def utc_now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
-def open_store(settings: Settings) -> Store:
-    return FlatFileStore(settings.data_dir).open()
+def closed_store(settings: Settings) -> FlatFileStore | PostgresStore:
+    """The configured store, with nothing read or connected yet."""
+    if settings.database_url is None:
+        return FlatFileStore(settings.data_dir)
+    from server.storage.postgres import PostgresStore
+
+    return PostgresStore(settings.database_url)
+
+
+def open_store(settings: Settings) -> FlatFileStore | PostgresStore:
+    """Raises StartRefused: also where books would be passed over, for an empty database beside them."""
+    store = closed_store(settings).open()
+    if settings.database_url is not None and not store.state().ledger_lines:
+        refuse_unmoved(settings.data_dir)
+    return store
 
 
 def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
@@ -111,7 +128,7 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
         outbox=outbox,
         customers=Customers(store, catalogue, outbox, settings, clock),
         audit=PurchaseAuditLog(store),
-        limits=_limits(settings, licenses.seats),
+        limits=_limits(settings, store, licenses.seats),
     )
 
 
@@ -135,12 +152,12 @@ def caretakers(services: Services) -> tuple[Caretaker, Caretaker]:
     return Caretaker("tidy", services.store.tidy, threads), Caretaker("mail", mail, threads)
 
 
-def _limits(settings: Settings, seats: Seats) -> RateLimits | None:
+def _limits(settings: Settings, store: FlatFileStore | PostgresStore, seats: Seats) -> RateLimits | None:
     rate = Rate.of(settings.rate_limit)
     if rate is None:
         return None
     longest = rate.period * max(SLOWER.values())
-    return RateLimits(LimitTable(settings.data_dir / "limits.table", settings.secret_key[0], longest), rate, seats)
+    return RateLimits(store.limit_table(settings.secret_key[0], longest), rate, seats)
 
 
 def _mailer(settings: Settings) -> Mailer:

@@ -16,6 +16,7 @@ import pytest
 from server.settings import Settings
 from server.web.app import make_app
 from server.wiring import build
+from tests import databases
 from tests.torture.account import pytest_terminal_summary as pytest_terminal_summary  # here, where every run loads it
 
 # The quick suite tries the same cases each time, so that it tells what a change did; the slow one draws new ones.
@@ -73,6 +74,7 @@ def settings_for(folder: Path, **more: Any) -> Settings:
         "owner_email": "owner@shop.example",
         "from_email": "shop@shop.example",
         "rate_limit": "off",
+        "database_url": databases.url_for(folder) if databases.on_postgresql() else None,
     }
     return Settings(**(given | more))
 
@@ -177,12 +179,24 @@ class Shop:
 
     # ------------------------------------------------------------------------------------------------ the folder
     def ledger(self) -> list[dict[str, Any]]:
+        if databases.on_postgresql():
+            return databases.ledger(self.folder)
         path = self.folder / "purchases.jsonl"
         return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
 
     def licenses(self) -> dict[str, dict[str, Any]]:
         self.services.store.tidy(force=True)
+        if databases.on_postgresql():
+            return databases.licenses(self.folder)
         return dict(json.loads((self.folder / "licenses.json").read_bytes())["licenses"])
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    databases.begin_run()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    databases.end_run()
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:

@@ -129,7 +129,9 @@ def test_jvzoo_is_off_and_careful_by_default_and_read_as_it_is_written():
         ("SIGNING_KEY", "-----BEGIN PRIVATE KEY-----\nMC4C\n-----END PRIVATE KEY-----"),
         ("ADMIN_PASSWORD_HASH", "hunter2"),
         ("DATA_DIR", __file__),
-        ("DATABASE_URL", "postgresql://localhost/keyledger"),
+        ("DATABASE_URL", "mysql://localhost/keyledger"),
+        ("DATABASE_URL", "postgresql://shop:pass word@localhost/keyledger"),
+        ("DATABASE_URL", "postgresql://localhost/keyledger?colour=red"),
     ],
 )
 def test_nonsense_is_refused_in_one_line_that_names_the_setting(name, value):

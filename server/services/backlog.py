@@ -11,7 +11,7 @@ from server.errors import NotFound, Unprocessable
 from server.services.catalogue_file import CatalogueFile
 from server.services.fulfilment import Fulfilment
 from server.services.revenue import waiting_lines
-from server.storage.base import Progress, Store, no_progress
+from server.storage.base import Progress, Store, no_progress, retried
 
 
 class Tried(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +79,7 @@ class Backlog:
         ids = [name for name in (entry.source_product_id, *entry.product_aliases) if name]
         return _told(entry, f"products.json maps none of {', '.join(ids) or 'its ids'} for {entry.source}")
 
+    @retried
     def _complete_as(self, product: Product, entry: Entry, event: PurchaseEvent) -> Entry:
         """As Fulfilment.complete, with a product that the owner names instead of the mapped one."""
         event = msgspec.structs.replace(event, event=EventKind.OWNER_FULFIL)

@@ -29,7 +29,7 @@ from server.services.catalogue_file import CatalogueFile
 from server.services.outbox import Outbox
 from server.services.sign_in import Links, Sessions
 from server.settings import Settings
-from server.storage.base import Store
+from server.storage.base import Store, retried
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +103,7 @@ class Customers:
             releases_left=max(0, self._releases - len(recent_releases(lines, self._clock()))),
         )
 
+    @retried
     def release(self, email: str, name: str, number: int, hardware_id: str | None = None) -> Held:
         """Free a seat of a license by its number, counted from 1; a free seat stays free. Where `hardware_id` is told,
         nothing happens unless that device is in it: so a button that is pressed twice releases one device.

@@ -136,6 +136,23 @@ def the_disk(patient: Patient) -> Iterator[Check]:
                 yield wrong(trial.__name__, str(error), "Move DATA_DIR to a local disk")
 
 
+def database(patient: Patient) -> Iterator[Check]:
+    if patient.settings.database_url is None:
+        return
+    from server.storage.postgres import PostgresStore
+    from server.storage.postgres_trials import TRIALS
+
+    assert isinstance(patient.store, PostgresStore)
+    for trial in TRIALS:
+        name = f"database {trial.__name__}"
+        try:
+            yield good(name, trial(patient.store))
+        except (OSError, KeyledgerError) as error:
+            yield wrong(name, str(error), "README: PostgreSQL")
+            if trial is TRIALS[0]:
+                return
+
+
 def disk_space(patient: Patient) -> Iterator[Check]:
     if not patient.folder.is_dir():
         return
@@ -265,6 +282,6 @@ def backup(patient: Patient) -> Iterator[Check]:
         yield good("backup", f"the newest one is of {note.at:%Y-%m-%d %H:%M} UTC")
 
 
-MACHINE: list[Examination] = [data_folder, the_disk, disk_space, clock, mail]
+MACHINE: list[Examination] = [data_folder, the_disk, database, disk_space, clock, mail]
 SERVICE: list[Examination] = [service]
 BOOKS: list[Examination] = [ledger, outbox, backup]

@@ -27,7 +27,7 @@ from server.domain.purchase import (
     charges_of,
 )
 from server.services.catalogue_file import CatalogueFile
-from server.storage.base import Store, Transaction
+from server.storage.base import Store, Transaction, retried
 
 TEST_DAYS = 7
 PROVISIONAL = timedelta(hours=24)
@@ -45,6 +45,7 @@ class Fulfilment:
     def __init__(self, store: Store, catalogue: CatalogueFile, secret: str, clock: Callable[[], datetime]) -> None:
         self.store, self._catalogue, self._secret, self._clock = store, catalogue, secret, clock
 
+    @retried
     def record(self, events: Sequence[PurchaseEvent]) -> list[Entry]:
         """Write each event's ledger line and bring its licenses to what the set of events says.
 
@@ -135,6 +136,7 @@ class Fulfilment:
         mark = msgspec.structs.replace(event, sale_id=None, subscription_id=None, links=())
         return self.store.history(mark.names())
 
+    @retried
     def complete(self, entry: Entry, event: PurchaseEvent) -> Entry | None:
         """Issue a held or unmapped sale now; None while its product is not mapped. `event` may mend what was said."""
         with self.store.transaction() as books:
@@ -151,6 +153,7 @@ class Fulfilment:
             self._keep_items(books, decided)
             return decided
 
+    @retried
     def correct(self, event: PurchaseEvent) -> Entry:
         """Write down what a platform says of an event now, whatever was said before; the first line where none was."""
         with self.store.transaction() as books:

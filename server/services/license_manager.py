@@ -17,7 +17,7 @@ from server.errors import Conflict, NotFound, Unprocessable
 from server.services.catalogue_file import CatalogueFile
 from server.services.fulfilment import Fulfilment
 from server.services.seats import Seats, Verdict
-from server.storage.base import Store
+from server.storage.base import Store, retried
 
 OWNER = "owner"
 FOR_LIFE = -1  # as duration_days: whatever the product's duration is
@@ -117,6 +117,7 @@ class LicenseManager:
         )
         return self._issue_once(event, product, duration_days, max_devices)
 
+    @retried
     def _issue_once(
         self, event: PurchaseEvent, product: Product, duration_days: int | None, max_devices: int | None
     ) -> Entry:
@@ -211,12 +212,14 @@ class LicenseManager:
         )
         return _Terms(grants=(grant,), tells=grant.license_key)
 
+    @retried
     def reset_devices(self, name: str) -> None:
         """Release all devices; the count of moves starts anew."""
         key, _ = self.get(name)
         with self.store.transaction() as books:
             books.append_devices([DeviceLine(timestamp=self._clock(), event=DeviceEvent.RESET, license_key=key)])
 
+    @retried
     def _owner_says(
         self,
         kind: EventKind,

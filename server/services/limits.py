@@ -13,12 +13,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from enum import IntEnum
 from functools import lru_cache
+from typing import Protocol
 
 from server.domain import keys
 from server.domain.rate import Allowance, Rate
 from server.errors import StorageUnavailable, TooManyRequests
 from server.services.seats import Seats
-from server.storage.limits import LimitTable
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +57,16 @@ _QUIET = 10_000_000_000  # nanoseconds between two lines of the log about refuse
 _HIDDEN = "requests come by a proxy, but TRUSTED_PROXIES is 0: all clients share one rate limit"
 
 
+class Table(Protocol):
+    """Where the buckets are: see `LimitTable.take`."""
+
+    name: str
+
+    def take(self, subject: str, kind: int, rate: Rate, now: int, beside: int = 0) -> tuple[Allowance, int]: ...
+
+
 class RateLimits:
-    def __init__(
-        self, table: LimitTable, rate: Rate, seats: Seats, clock: Callable[[], int] = time.monotonic_ns
-    ) -> None:
+    def __init__(self, table: Table, rate: Rate, seats: Seats, clock: Callable[[], int] = time.monotonic_ns) -> None:
         """The clock is one that all processes of this machine share, and that nobody sets."""
         self.clock, self.seats = clock, seats
         self._table = table
@@ -108,7 +114,7 @@ class RateLimits:
             allowance, other = self._table.take(subject, kind, self._rates[kind], now, beside)
         except (OSError, StorageUnavailable) as error:
             self._rests_until = now + _REST
-            self._tell(f"{self._table.path.name} cannot be used, so no rate limit is kept: {_reason(error)}")
+            self._tell(f"{self._table.name} cannot be used, so no rate limit is kept: {_reason(error)}")
             return None, 0
         if self._trouble is not None:
             self._rests_until = None

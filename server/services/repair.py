@@ -12,7 +12,7 @@ from server.errors import PlatformUnreachable
 from server.services.fulfilment import Fulfilment
 from server.services.inquiries import Inquiries
 from server.services.record import counts, has_license, is_told, mismatches, same_charge
-from server.storage.base import Store
+from server.storage.base import Store, retried
 
 
 class Repair:
@@ -56,6 +56,7 @@ class Repair:
                 self._inquiries.settle(seen)
         return self._store.find_event(seen.identity) or seen
 
+    @retried
     def correct(self, event: PurchaseEvent, fields: Collection[str]) -> None:
         """Write down these fields as the platform tells them; whatever else was said and decided stays as it is."""
         with self._store.transaction() as books:

@@ -11,7 +11,7 @@ from server.domain import keys
 from server.domain.catalogue import Catalogue, Product
 from server.domain.license import Claim, Code, Device, DeviceEvent, DeviceLine, License, judge, recent_devices
 from server.services.catalogue_file import CatalogueFile
-from server.storage.base import Store
+from server.storage.base import Store, retried
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +53,7 @@ class Seats:
     def activate(self, license_key: str, claim: Claim) -> Verdict:
         return self.validate(license_key, msgspec.structs.replace(claim, bind=True))
 
+    @retried
     def deactivate(self, license_key: str, hardware_id: str) -> Verdict:
         """Free the device's seat; again and again with the same answer."""
         now, catalogue = self._clock(), self._catalogue.current()
@@ -89,6 +90,7 @@ class Seats:
         license = self._store.find_license(key)
         return license.at(self._clock()) if license else None
 
+    @retried
     def _take_seat(self, key: str, claim: Claim, catalogue: Catalogue, now: datetime) -> Verdict:
         """Judged again under the lock, where nobody else can take the same seat."""
         assert claim.hardware_id is not None

@@ -72,6 +72,7 @@ def create(
     keep: int | None = None,
     progress: Progress = no_progress,
     patience: float = PATIENCE,
+    home: Path | None = None,
 ) -> Checked:
     """Make a backup, and take away the oldest ones where only so many are to be kept. Raises NotFound where there is
     no ledger. It gets its name when it was read back; one that holds damaged books displaces no older one."""
@@ -89,7 +90,8 @@ def create(
         unchecked.unlink(missing_ok=True)
     durable.sync_folder(to)
     with suppress(OSError):  # a disk that takes no more bytes is a reason for a backup, not against it
-        durable.replace(folder / NOTE, [ascii_json(Note(now, str(path), manifest.ledger_lines, not findings)) + b"\n"])
+        note = Note(now, str(path), manifest.ledger_lines, not findings)
+        durable.replace((home or folder) / NOTE, [ascii_json(note) + b"\n"])
     removed = _rotate(path, keep, manifest.ledger_lines) if keep and not findings else []
     return Checked(path, manifest, findings, removed)
 
@@ -174,7 +176,7 @@ def restore(path: Path, folder: Path, now: datetime, force: bool = False, progre
     aside = folder.with_name(f"{folder.name}.set-aside-{now:%Y%m%d-%H%M%S}-{os.getpid()}")
     aside.mkdir(durable.PRIVATE_FOLDER)
     try:
-        manifest = _unpack_and_open(path, aside, progress)
+        manifest = unpack_and_open(path, aside, progress)
         _keep_shelf(folder, aside)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
@@ -190,7 +192,7 @@ def restore(path: Path, folder: Path, now: datetime, force: bool = False, progre
     return Restored(manifest, folder, aside if aside.exists() else None)
 
 
-def _unpack_and_open(path: Path, folder: Path, progress: Progress) -> Manifest:
+def unpack_and_open(path: Path, folder: Path, progress: Progress) -> Manifest:
     """As the next start will, which makes what is derived where it is not sound; then all has to fit."""
     manifest, store = unpack(path, folder), FlatFileStore(folder)
     try:

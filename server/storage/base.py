@@ -7,25 +7,47 @@ was told was stored.
 
 from __future__ import annotations
 
+import functools
+import random
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import msgspec
 
 from server.domain.license import DeviceLine, License, Moment
 from server.domain.order import Order, OrderFile, OrderLine
 from server.domain.purchase import Entry
+from server.errors import Contended
 from server.storage.log import START, Mark
 
 T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R")
+_TRIES = 12
 Progress = Callable[[int, int], None]  # how much is done, of how much
 
 
 def no_progress(done: int, total: int) -> None:
     """For callers that nobody watches."""
+
+
+def retried(work: Callable[P, R]) -> Callable[P, R]:
+    """For what is one transaction: again where the store put another one before it, since nothing of it was written."""
+
+    @functools.wraps(work)
+    def tried(*given: P.args, **named: P.kwargs) -> R:
+        for attempt in range(_TRIES):
+            try:
+                return work(*given, **named)
+            except Contended:
+                time.sleep(random.uniform(0, 0.002 * 2 ** min(attempt, 6)))  # noqa: S311  # so that two part
+        return work(*given, **named)
+
+    return tried
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -171,14 +193,15 @@ class Transaction(ABC):
 
     @abstractmethod
     def append(self, entries: Sequence[Entry], licenses: Mapping[str, License] | None = None) -> None:
-        """Add ledger lines, numbered and chained here; on disk when this returns. Raises StorageUnavailable.
+        """Add ledger lines, numbered and chained here; on disk when the transaction has ended.
 
         `licenses` are those of the lines' purchase where the writer has just folded them: it is not done twice then.
+        Raises StorageUnavailable.
         """
 
     @abstractmethod
     def append_devices(self, lines: Sequence[DeviceLine]) -> None:
-        """Add lines to the device log; on disk when this returns. Raises StorageUnavailable."""
+        """Add lines to the device log; on disk when the transaction has ended. Raises StorageUnavailable."""
 
     @abstractmethod
     def rest_on_disk(self) -> None:
@@ -192,7 +215,8 @@ class Store(ABC):
 
     @abstractmethod
     def transaction(self) -> AbstractContextManager[Transaction]:
-        """Alone over all processes and threads. Raises StorageUnavailable, and then nothing was promised."""
+        """Alone over all processes and threads. Raises StorageUnavailable, and then nothing was promised; Contended,
+        and nothing was written, where `retried` may run the whole of it once more."""
 
     # ------------------------------------------------------------------------------------------------ reading
     @abstractmethod

@@ -20,9 +20,10 @@ from pathlib import Path
 
 import filelock
 
-from server.errors import StorageUnavailable
+from server.errors import StartRefused, StorageUnavailable
 
 PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
+MOVED = "moved.txt"  # in a data folder: its books are moved to a database, or are being moved
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 _SHORT_WHILE = 0.00005  # seconds between two tries for bytes that are held for microseconds
 
@@ -61,6 +62,36 @@ class Lock:
             return self._lock
 
 
+class BooksLock(Lock):
+    """A lock of what a folder's books are written under: nobody has it any more once they are moved to a database."""
+
+    @contextmanager
+    def held(self, wait: bool = True) -> Iterator[None]:
+        with super().held(wait):
+            if moved := moved_away(self.path.parent):
+                raise StorageUnavailable(moved)
+            yield
+
+
+def moved_away(folder: Path) -> str | None:
+    """Why nothing is written to this folder's books any more; costs one stat where nothing is so."""
+    name = f"{folder}/{MOVED}"
+    if not os.path.exists(name):
+        return None
+    with suppress(OSError), open(name, encoding="utf-8") as file:
+        return file.readline().strip() or "the books are being moved to a database"
+    return None
+
+
+def refuse_unmoved(folder: Path) -> None:
+    """Before an empty database is taken for an empty shop."""
+    with suppress(FileNotFoundError):
+        if (folder / "purchases.jsonl").stat().st_size and moved_away(folder) is None:
+            raise StartRefused(
+                f"DATABASE_URL: the database is empty, but {folder} holds a ledger: run scripts/migrate.py to-postgres"
+            )
+
+
 class FolderLock(Lock):
     """The lock that every sale takes: flock itself, since a FileLock's cycle costs a tenth of a whole sale.
 
@@ -92,6 +123,8 @@ class FolderLock(Lock):
         try:
             self._lock_both(deadline)
             try:
+                if moved := moved_away(self.path.parent):
+                    raise StorageUnavailable(moved)
                 yield
             finally:
                 self._unlock_both()

@@ -25,12 +25,13 @@ from server.domain.fold import fold
 from server.domain.keys import license_id
 from server.domain.license import DeviceLine, License, devices_after
 from server.domain.purchase import Entry, email_name, name_hash
-from server.errors import DamagedFile, StorageUnavailable
+from server.errors import DamagedFile, StartRefused, StorageUnavailable
 from server.storage import durable
 from server.storage.base import Finding, Progress, Store, StoreState, T, Transaction, no_progress
 from server.storage.history import DEVICES, HistoryIndex, read_index, write_index
 from server.storage.inspection import inspect_folder
 from server.storage.letterbox import FileLetterBox
+from server.storage.limits import LimitTable
 from server.storage.log import RESTORE, START, ChainedLog, Mark, Rewound
 from server.storage.orders import FileOrderBook
 from server.storage.shelf import FileShelf
@@ -61,6 +62,7 @@ class Written(NamedTuple):
 class FlatFileStore(Store):
     letterbox: FileLetterBox
     orders: FileOrderBook
+    shelf: FileShelf
 
     def __init__(self, folder: Path, pace: float = 1.0) -> None:
         """`pace` is the shortest time in seconds between two rewritings of the view."""
@@ -72,7 +74,7 @@ class FlatFileStore(Store):
         self.shelf = FileShelf(folder / "shelf.json", PATIENCE)
         self._usage = UsageFile(folder / "usage.jsonl")
         self._folder_lock = durable.FolderLock(folder / "folder.lock", PATIENCE)
-        self._view_lock = durable.Lock(folder / "view.lock", PATIENCE)
+        self._view_lock = durable.BooksLock(folder / "view.lock", PATIENCE)
         self._memory = threading.RLock()
         self._view: View | EmptyView = EmptyView()
         self._view_seen: tuple[int, int, int] | None = None  # the file that was looked into last, damaged or not
@@ -93,6 +95,8 @@ class FlatFileStore(Store):
     # ------------------------------------------------------------------------------------------------ opening
     def open(self) -> FlatFileStore:
         """Read the folder. Raises DamagedFile where what it says cannot be trusted; recovers where it can."""
+        if moved := durable.moved_away(self.folder):
+            raise StartRefused(f"DATA_DIR: {moved}")
         self._check_locks()
         try:
             with self._memory:
@@ -114,6 +118,9 @@ class FlatFileStore(Store):
         self.letterbox.close()
         self.orders.close()
         self._folder_lock.close()
+
+    def limit_table(self, secret: str, longest: int) -> LimitTable:
+        return LimitTable(self.folder / "limits.table", secret, longest)
 
     def verify(self) -> None:
         """Read both logs from their start. Raises DamagedFile, naming the line, where the chain is broken."""
@@ -512,6 +519,13 @@ class FlatFileStore(Store):
         with self._memory:
             known = self._counts.get(key)
             self._counts[key] = Count(known.number + times, now) if known else Count(times, now)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody writes to any of these files, in whatever way."""
+        books = (self.orders.alone(), self.letterbox.alone(), self.shelf.alone())
+        with self._folder_lock.held(), self._view_lock.held(), books[0], books[1], books[2]:
+            yield
 
     # ------------------------------------------------------------------------------------------------ tidying
     def tidy(self, force: bool = False) -> float | None:

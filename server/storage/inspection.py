@@ -7,7 +7,6 @@ would hide. Beside a running server it sees a moment: the view first, then logs 
 from __future__ import annotations
 
 import os
-from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,11 +21,9 @@ from server.domain.license import Device, DeviceLine, License, devices_after
 from server.domain.order import OrderLine
 from server.domain.purchase import Entry, EventKind, name_hash
 from server.storage.base import Finding, Progress
+from server.storage.grouping import Purchases
 from server.storage.log import UNREADABLE, ChainedLog, L, Mark, line_hash, was_whole
 from server.storage.view import Books, View, ViewDamaged
-
-_PART = 200_000  # ledger lines that are folded at a time, for the memory's sake
-_NO_RAW = msgspec.Raw(b"{}")
 
 
 def inspect_folder(folder: Path, progress: Progress) -> Iterator[Finding]:
@@ -34,7 +31,7 @@ def inspect_folder(folder: Path, progress: Progress) -> Iterator[Finding]:
     ledger = _Chain("ledger", ChainedLog(folder / "purchases.jsonl", Entry), progress)
     devices = _Chain("devices", ChainedLog(folder / "activity.jsonl", DeviceLine), progress)
     orders = _Chain("orders", ChainedLog(folder / "orders.jsonl", OrderLine), progress)
-    purchases, bindings, spoken = _Purchases(), defaultdict[str, list[DeviceLine]](list), _Spoken()
+    purchases, bindings, spoken = Purchases(), defaultdict[str, list[DeviceLine]](list), _Spoken()
     for entry in ledger.lines():
         purchases.add(entry.names())
         spoken.add(entry)
@@ -217,46 +214,9 @@ def _read_damaged(path: Path) -> _Stored | None:
     return _Stored(loose.books, loose.licenses.get, lambda: loose.licenses)
 
 
-class _Purchases:
-    """Which lines of the ledger speak of the same purchase: those that share a name, and so on from line to line."""
-
-    def __init__(self) -> None:
-        self._of_name: dict[int, int] = {}
-        self._parent = array("q")
-        self.of_line = array("q")
-
-    def add(self, names: Iterable[str]) -> None:
-        """The next line; one without names belongs to no purchase."""
-        hashes = [hash(name) for name in names]
-        known = {self._root(self._of_name[name]) for name in hashes if name in self._of_name}
-        root = min(known, default=len(self._parent))
-        if not known:
-            self._parent.append(root)
-        for other in known:
-            self._parent[other] = root
-        self._of_name.update(dict.fromkeys(hashes, root))
-        self.of_line.append(root if hashes else -1)
-
-    def _root(self, at: int) -> int:
-        while self._parent[at] != at:
-            self._parent[at] = at = self._parent[self._parent[at]]
-        return at
-
-    def groups(self, entries: Callable[[], Iterable[Entry]]) -> Iterator[list[Entry]]:
-        """The lines of each purchase; they are read once for each part that fits into memory."""
-        parts = 1 + len(self.of_line) // _PART
-        for part in range(parts):
-            found = defaultdict[int, list[Entry]](list)
-            for place, entry in zip(self.of_line, entries(), strict=False):
-                if place >= 0 and (root := self._root(place)) % parts == part:
-                    entry.raw = _NO_RAW
-                    found[root].append(entry)
-            yield from found.values()
-
-
 def _compare(
     ledger: ChainedLog[Entry],
-    purchases: _Purchases,
+    purchases: Purchases,
     bound: Mapping[str, list[Device]],
     view: _Stored | None,
     progress: Progress,
@@ -284,7 +244,7 @@ def _as_seen(entries: list[Entry], seq: int) -> Iterable[list[Entry]]:
     seen = [entry for entry in entries if entry.seq <= seq]
     if len(seen) == len(entries):
         return [entries]
-    apart = _Purchases()
+    apart = Purchases()
     for entry in seen:
         apart.add(entry.names())
     return apart.groups(lambda: seen)

@@ -26,7 +26,7 @@ from server.storage.log import UNREADABLE, ascii_json
 log = logging.getLogger(__name__)
 
 KEEP_SETTLED = timedelta(days=30)
-_SETTLED = ("sent", "dropped")
+SETTLED = ("sent", "dropped")
 _COMPACT_FROM = 4 << 20
 
 
@@ -35,8 +35,8 @@ class FileLetterBox(LetterBox):
 
     def __init__(self, path: Path, patience: float) -> None:
         self.path = path
-        self._turn_lock = durable.Lock(path.with_name("outbox.lock"), patience)
-        self._enqueue_lock = durable.Lock(path.with_name("outbox.enqueue.lock"), patience)
+        self._turn_lock = durable.BooksLock(path.with_name("outbox.lock"), patience)
+        self._enqueue_lock = durable.BooksLock(path.with_name("outbox.enqueue.lock"), patience)
         self._memory = threading.RLock()
         self._decode = msgspec.json.Decoder(Letter).decode
         self._compact_from = _COMPACT_FROM
@@ -62,6 +62,11 @@ class FileLetterBox(LetterBox):
             yield
             if self._position >= self._compact_from:
                 self._compact()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._turn_lock.held(), self._enqueue_lock.held():
+            yield
 
     # ------------------------------------------------------------------------------------------------ reading
     def waiting(self) -> Sequence[Letter]:
@@ -90,9 +95,9 @@ class FileLetterBox(LetterBox):
             return self._notes.get(name)
 
     def letters(self) -> Sequence[Letter]:
-        return [letter for letter, _ in self._newest() if letter.kind]
+        return [letter for letter, _ in self.newest() if letter.kind]
 
-    def _newest(self) -> Sequence[tuple[Letter, bytes]]:
+    def newest(self) -> Sequence[tuple[Letter, bytes]]:
         """The newest line of every letter and note, in the order they were first written."""
         try:
             data = self.path.read_bytes()
@@ -137,11 +142,11 @@ class FileLetterBox(LetterBox):
 
     def _take(self, letter: Letter, raw: bytes) -> None:
         self._unknown.pop(letter.id, None)
-        if letter.state not in _SETTLED and raw != ascii_json(letter):
-            self._unknown[letter.id] = _unknown_fields(raw)
+        if letter.state not in SETTLED and raw != ascii_json(letter):
+            self._unknown[letter.id] = unknown_fields(raw)
         if not letter.kind:
             self._notes[letter.id] = letter
-        elif letter.state in _SETTLED:
+        elif letter.state in SETTLED:
             self._settled[letter.kind, letter.state] += 1
             self._waiting.pop(letter.id, None)
             self._dead.pop(letter.id, None)
@@ -191,7 +196,7 @@ class FileLetterBox(LetterBox):
     def _compact(self) -> None:
         """Nobody enqueues meanwhile: what is appended to the old file would be lost with it."""
         with suppress(OSError, StorageUnavailable), self._enqueue_lock.held(wait=False), self._memory:
-            found = self._newest()
+            found = self.newest()
             newest = max((letter.at for letter, _ in found if letter.at), default=None)
             kept = [(letter, raw) for letter, raw in found if not _is_over(letter, newest)]
             self._catch_up()
@@ -208,11 +213,11 @@ class FileLetterBox(LetterBox):
 
 def _is_over(letter: Letter, newest: datetime | None) -> bool:
     """Whether nobody needs to know of it any more; notes are kept."""
-    if not letter.kind or letter.state not in _SETTLED or newest is None or letter.at is None:
+    if not letter.kind or letter.state not in SETTLED or newest is None or letter.at is None:
         return False
     return letter.at <= newest - KEEP_SETTLED
 
 
-def _unknown_fields(raw: bytes) -> dict[str, msgspec.Raw]:
+def unknown_fields(raw: bytes) -> dict[str, msgspec.Raw]:
     fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
     return {name: value for name, value in fields.items() if name not in Letter.__struct_fields__}

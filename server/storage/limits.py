@@ -49,7 +49,7 @@ class LimitTable:
 
     def __init__(self, path: Path, secret: str, longest: int = 0) -> None:
         """`longest` is the longest period of all buckets, where they differ: a moment further ahead is none of them."""
-        self.path, self._longest = path, longest
+        self.path, self.name, self._longest = path, path.name, longest
         key = hashlib.blake2b(secret.encode()).digest()
         self._hash = hashlib.blake2b(digest_size=16, key=key, person=b"limits.table 1")
         self._descriptor = -1

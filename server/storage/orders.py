@@ -18,7 +18,8 @@ from pathlib import Path
 
 import msgspec
 
-from server.domain.order import Order, OrderFile, OrderLine, Step, new_number
+from server.domain.order import Order, OrderFile, OrderLine, Step
+from server.domain.order import new_number as new_number  # drawn by every store's book, and by its tests
 from server.domain.purchase import email_name, name_hash
 from server.errors import DamagedFile, NotFound, StorageUnavailable
 from server.storage import durable
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 class FileOrderBook(OrderBook):
     def __init__(self, path: Path, patience: float) -> None:
         self.log = ChainedLog(path, OrderLine)
-        self._lock = durable.Lock(path.with_name("orders.lock"), patience)
+        self._lock = durable.BooksLock(path.with_name("orders.lock"), patience)
         self._memory = threading.RLock()
         self._forget()
 

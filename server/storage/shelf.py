@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from server.storage.log import UNREADABLE
 log = logging.getLogger(__name__)
 
 
-class _Thing(msgspec.Struct, frozen=True):
+class Thing(msgspec.Struct, frozen=True):
     value: str
     until: Moment
 
@@ -25,27 +26,30 @@ class _Thing(msgspec.Struct, frozen=True):
 class FileShelf(Shelf):
     def __init__(self, path: Path, patience: float) -> None:
         self._path = path
-        self._lock = durable.Lock(path.with_name("shelf.lock"), patience)
+        self._lock = durable.BooksLock(path.with_name("shelf.lock"), patience)
+
+    def alone(self) -> AbstractContextManager[None]:
+        return self._lock.held()
 
     def get(self, name: str, now: datetime) -> str | None:
-        thing = self._read().get(name)
+        thing = self.things().get(name)
         return thing.value if thing and thing.until > now else None
 
     def put(self, name: str, value: str, until: datetime, now: datetime) -> None:
         with self._lock.held():
-            self._write(self._read() | {name: _Thing(value, until)}, now)
+            self._write(self.things() | {name: Thing(value, until)}, now)
 
     def claim(self, name: str, until: datetime, now: datetime) -> bool:
         with self._lock.held():
-            things = self._read()
+            things = self.things()
             if (thing := things.get(name)) and thing.until > now:
                 return False
-            self._write(things | {name: _Thing("", until)}, now)
+            self._write(things | {name: Thing("", until)}, now)
             return True
 
-    def _read(self) -> dict[str, _Thing]:
+    def things(self) -> dict[str, Thing]:
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=dict[str, _Thing])
+            return msgspec.json.decode(self._path.read_bytes(), type=dict[str, Thing])
         except FileNotFoundError:
             return {}
         except UNREADABLE as error:  # it is replaced whole, so this is a disk's doing
@@ -54,7 +58,7 @@ class FileShelf(Shelf):
         except OSError as error:
             raise StorageUnavailable(f"{self._path.name} cannot be read: {error.strerror or error}") from error
 
-    def _write(self, things: dict[str, _Thing], now: datetime) -> None:
+    def _write(self, things: dict[str, Thing], now: datetime) -> None:
         kept = {name: thing for name, thing in things.items() if thing.until > now}
         try:
             durable.replace(self._path, [msgspec.json.encode(kept)])

@@ -44,7 +44,7 @@ class UsageFile:
         if not counts:
             return
         if not self.path.exists():
-            self._start(1, {})
+            self.start(1, {})
         descriptor = durable.open_for_append(self.path)
         try:
             size = os.fstat(descriptor).st_size
@@ -84,9 +84,9 @@ class UsageFile:
     def compact(self, mark: tuple[int, int]) -> tuple[int, int]:
         """Sum the file up into its next generation; returns the mark at its end."""
         sums, _, _ = self.since((0, 0))
-        return self._start(mark[0] + 1, sums)
+        return self.start(mark[0] + 1, sums)
 
-    def _start(self, generation: int, sums: dict[str, Count]) -> tuple[int, int]:
+    def start(self, generation: int, sums: dict[str, Count]) -> tuple[int, int]:
         body = ascii_json(_Line(sums)) + b"\n" if sums else b""
         header = ascii_json(_Line(generation=generation, base=len(body))) + b"\n"
         durable.replace(self.path, [header, body])

@@ -14,6 +14,7 @@ import mmap
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -146,12 +147,18 @@ class EmptyView:
             yield from _piece(record_line(key, changed[key]), place == 0)
 
 
-def write_view(path: Path, view: View | EmptyView, changed: Mapping[str, License], books: Books) -> None:
+class Body(Protocol):
+    """What a new view's records are taken from."""
+
+    def rewritten(self, changed: Mapping[str, License]) -> Iterator[memoryview | bytes]: ...
+
+
+def write_view(path: Path, view: Body, changed: Mapping[str, License], books: Books) -> None:
     """Put a new view in the old one's place."""
     durable.replace(path, _pieces(view, changed, books))
 
 
-def _pieces(view: View | EmptyView, changed: Mapping[str, License], books: Books) -> Iterator[bytes | memoryview]:
+def _pieces(view: Body, changed: Mapping[str, License], books: Books) -> Iterator[bytes | memoryview]:
     digest = hashlib.sha256()
     for piece in _joined(itertools.chain([HEAD], view.rewritten(changed))):
         digest.update(piece)

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests import databases
 from tests.conftest import CATALOGUE, OWNER_KEY, SECRET, form, sale_ping
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -57,7 +58,11 @@ class Server:
             "GUMROAD_WEBHOOK_SECRET": SECRET,
             "RATE_LIMIT": "off",
             "HOME": str(folder.parent),
-        } | env
+        }
+        if databases.on_postgresql():
+            self.env["DATABASE_URL"] = databases.url_for(folder)
+            self.env["PYTHONFAULTHANDLER"] = "1"
+        self.env |= env
         self.process: subprocess.Popen[bytes] | None = None
         self.today = datetime.now(UTC).replace(microsecond=0)  # the server has the machine's clock
 
@@ -145,9 +150,13 @@ class Server:
 
     # ------------------------------------------------------------------------------------------------ the folder
     def ledger(self) -> list[dict[str, Any]]:
+        if databases.on_postgresql():
+            return databases.ledger(self.folder)
         return [json.loads(line) for line in (self.folder / "purchases.jsonl").read_bytes().splitlines()]
 
     def licenses(self) -> dict[str, Any]:
+        if databases.on_postgresql():
+            return databases.licenses(self.folder)
         return dict(json.loads((self.folder / "licenses.json").read_bytes())["licenses"])
 
     def until(self, holds: Any) -> Any:

@@ -560,7 +560,7 @@ def test_damaged_books_are_not_put_in_place(shop: BackRoom) -> None:
 
 
 def test_mutant_a_backup_is_put_in_place_unchecked(shop: BackRoom, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backup, "_unpack_and_open", lambda path, folder, progress: archive.unpack(path, folder))
+    monkeypatch.setattr(backup, "unpack_and_open", lambda path, folder, progress: archive.unpack(path, folder))
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         refuses_damaged_books(shop)
 

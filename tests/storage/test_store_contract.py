@@ -18,6 +18,8 @@ from server.errors import StorageUnavailable
 from server.storage.base import Letter, Store
 from server.storage.flatfile import FlatFileStore
 from server.storage.log import START, Mark
+from server.storage.postgres import PostgresStore
+from tests import databases
 from tests.storage.backroom import NOW, counted, device_line, entry, letter, records, sold
 from tests.storage.order_book_contract import OrderBookContract
 
@@ -428,3 +430,17 @@ class TestFlatFiles(StoreContract):
     def impatient(self, store: Store) -> None:
         assert isinstance(store, FlatFileStore)
         store.orders._lock.patience = 0
+
+
+class TestPostgres(StoreContract):
+    def opened(self, place: Path) -> Store:
+        return PostgresStore(databases.url_for(place), pace=0.0).open()
+
+    def closed(self, store: Store) -> None:
+        assert isinstance(store, PostgresStore)
+        store.close()
+
+    def impatient(self, store: Store) -> None:
+        assert isinstance(store, PostgresStore)
+        store.database.close()
+        store.database.patience = 0.05
