@@ -199,6 +199,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     databases.end_run()
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if databases.on_postgresql() and item.get_closest_marker("files"):
+        pytest.skip("is about the flat files")
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Slow tests start processes of their own, one for each core and more; the others share the cores."""
     return 0 if config.option.markexpr == "slow" else None

@@ -101,6 +101,15 @@ def url_for(folder: Path) -> str:
     return url(name)
 
 
+def store_kind() -> str:
+    return "postgresql" if on_postgresql() else "flat files"
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """What a program that is started needs to find the books that belong to this folder."""
+    return {"DATABASE_URL": url_for(folder)} if on_postgresql() else {}
+
+
 def ledger(folder: Path) -> list[dict[str, Any]]:
     with psycopg.connect(url_for(folder)) as connection:
         return [json.loads(line) for (line,) in connection.execute("SELECT line FROM ledger ORDER BY seq")]

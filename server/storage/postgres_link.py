@@ -33,7 +33,14 @@ PATIENCE = 4.0  # seconds for a lock: less than the 5 that Gumroad waits for an 
 _REST = 0.5  # seconds for which a database that cannot be reached is left alone: nobody's request waits for it in vain
 # How a connection is begun, beside what its URL says. The database lets go of the locks of a process that stands still,
 # or whose machine is gone; and what was answered survives its power cut, whatever the server's default is.
-_DEFAULTS = {"connect_timeout": "3", "application_name": "keyledger", "tcp_user_timeout": "10000"}
+_DEFAULTS = {
+    "connect_timeout": "3",
+    "application_name": "keyledger",
+    "tcp_user_timeout": "10000",
+    "keepalives_idle": "20",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+}
 _BEGIN: LiteralString = """
 SET statement_timeout = '10s'; SET idle_in_transaction_session_timeout = '15s';
 SET tcp_keepalives_idle = 20; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; SET TimeZone = 'UTC';

@@ -59,10 +59,7 @@ class Server:
             "RATE_LIMIT": "off",
             "HOME": str(folder.parent),
         }
-        if databases.on_postgresql():
-            self.env["DATABASE_URL"] = databases.url_for(folder)
-            self.env["PYTHONFAULTHANDLER"] = "1"
-        self.env |= env
+        self.env |= databases.environment(folder) | env
         self.process: subprocess.Popen[bytes] | None = None
         self.today = datetime.now(UTC).replace(microsecond=0)  # the server has the machine's clock
 
@@ -152,7 +149,8 @@ class Server:
     def ledger(self) -> list[dict[str, Any]]:
         if databases.on_postgresql():
             return databases.ledger(self.folder)
-        return [json.loads(line) for line in (self.folder / "purchases.jsonl").read_bytes().splitlines()]
+        path = self.folder / "purchases.jsonl"
+        return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
 
     def licenses(self) -> dict[str, Any]:
         if databases.on_postgresql():

@@ -198,6 +198,7 @@ def test_a_wrong_setting_stops_the_start_with_one_line(tmp_path, setting, value)
     assert setting in lines[0]
 
 
+@pytest.mark.files
 def test_a_damaged_ledger_stops_the_start_and_names_the_line(tmp_path):
     server = Server(tmp_path / "data", workers=1).start()
     for number in range(5):

@@ -278,6 +278,7 @@ def test_every_line_of_the_log_is_one_object_in_ascii_and_names_nobody(after):
     assert '"message":"forged"' not in everything
 
 
+@pytest.mark.files
 def test_the_books_are_sound_afterwards(after):
     assert [finding for finding in after.passer.shop.services.audit.verify() if not finding.is_note] == []
     for line in (after.passer.shop.folder / "orders.jsonl").read_bytes().splitlines():

@@ -65,6 +65,7 @@ def test_forged_webhooks_are_limited_while_sales_go_on(server):
     assert len(set(sales)) == len(server.ledger()) == 30
 
 
+@pytest.mark.files
 def test_a_table_that_is_cut_off_or_filled_with_garbage_kills_no_worker(server):
     """Mapped memory would: a page behind the end of its file is a SIGBUS."""
     key, workers = server.sale("s1"), server.workers()
@@ -77,6 +78,7 @@ def test_a_table_that_is_cut_off_or_filled_with_garbage_kills_no_worker(server):
     assert server.workers() == workers
 
 
+@pytest.mark.files
 def test_a_folder_in_the_tables_place_lets_everybody_in(tmp_path):
     (tmp_path / "data" / "limits.table").mkdir(parents=True)
     server = Server(tmp_path / "data", RATE_LIMIT=f"{LIMIT}/hour").start()

@@ -347,6 +347,7 @@ def test_a_body_that_is_too_large_is_a_413(shop):
     assert answered.status_code == 413
 
 
+@pytest.mark.files
 def test_names_in_any_script_are_stored_as_they_are(shop):
     shop.sale("s1", full_name="Zoë Müller 李 😀")
     assert record(shop)["customer_name"] == "Zoë Müller 李 😀"

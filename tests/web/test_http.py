@@ -14,6 +14,7 @@ from flask import g
 from server.web import logs
 from server.web.logs import JsonLines, masked
 from server.wiring import build
+from tests import databases
 from tests.conftest import SECRET, Shop, sale_ping, settings_for
 
 
@@ -108,7 +109,11 @@ def test_without_origins_there_is_no_cors(shop):
 
 def test_health_says_how_it_is(shop):
     answered = shop.client.get("/health")
-    assert (answered.status_code, answered.json["status"], answered.json["storage"]) == (200, "ok", "flat files")
+    assert (answered.status_code, answered.json["status"], answered.json["storage"]) == (
+        200,
+        "ok",
+        databases.store_kind(),
+    )
 
 
 def test_a_broken_catalogue_keeps_the_last_good_one_and_shows(shop):

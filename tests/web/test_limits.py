@@ -73,6 +73,7 @@ def test_the_limit_is_let_through_and_told(counter):
     assert told(refused) == [5, 0, 60]
 
 
+@pytest.mark.files
 def test_it_is_lifted_after_the_time_that_was_told(counter):
     key = counter.sale()
     assert counter.statuses(6, key) == [200] * 5 + [429]
@@ -85,6 +86,7 @@ def test_it_is_lifted_after_the_time_that_was_told(counter):
 
 
 @pytest.mark.parametrize("seconds", [-3600, -61, 61, 86_400 * 365])
+@pytest.mark.files
 def test_a_clock_that_jumps_shuts_nobody_out(counter, seconds):
     key = counter.sale()
     assert counter.statuses(6, key)[-1] == 429
@@ -229,6 +231,7 @@ def guesses(counter: Counter, number: int, **more: Any) -> list[int]:
     return [counter.knock(f"guess-{n}", **more).status_code for n in range(number)]
 
 
+@pytest.mark.files
 def test_keys_that_nobody_holds_are_limited_harder(tmp_path, clock):
     counter = Counter(tmp_path / "data", clock, rate="20/minute")
     assert guesses(counter, 8) == [200] * 5 + [429] * 3
@@ -266,6 +269,7 @@ def test_the_older_doors_count_unknown_keys(tmp_path, clock):
 
 
 # ------------------------------------------------------------------------------------------------ proofs
+@pytest.mark.files
 def test_failed_webhooks_are_limited_and_proven_ones_never(tmp_path, clock):
     counter = Counter(tmp_path / "data", clock, rate="3/minute")
     forged = [counter.post(sale_ping(f"f{n}", "eve@example.com"), secret="wrong" * 5) for n in range(5)]
@@ -310,6 +314,7 @@ def health(counter: Counter) -> dict[str, Any]:
     return dict(answered.json)
 
 
+@pytest.mark.files
 def test_without_a_table_everybody_is_let_in_it_is_told_once_and_heals(counter, capfd):
     key, path = counter.sale(), counter.folder / "limits.table"
     path.mkdir()
@@ -329,6 +334,7 @@ def test_without_a_table_everybody_is_let_in_it_is_told_once_and_heals(counter, 
     assert health(counter)["checks"]["limits"] == {"ok": True, "detail": None}
 
 
+@pytest.mark.files
 def test_health_knows_of_trouble_before_any_request_does(counter):
     assert health(counter)["checks"]["limits"]["ok"]
     (counter.folder / "limits.table").unlink()
@@ -337,6 +343,7 @@ def test_health_knows_of_trouble_before_any_request_does(counter):
     assert not health(counter)["checks"]["limits"]["ok"]
 
 
+@pytest.mark.files
 def test_a_table_in_trouble_is_left_alone_for_a_while(counter, monkeypatch):
     """A holder that was stopped costs a worker its patience once a second, not with every request."""
     tried = []
@@ -354,6 +361,7 @@ def test_a_table_in_trouble_is_left_alone_for_a_while(counter, monkeypatch):
     assert len(tried) == 2
 
 
+@pytest.mark.files
 def test_the_rest_ends_where_the_clock_jumps(counter):
     key, path = counter.sale(), counter.folder / "limits.table"
     path.mkdir()
@@ -386,6 +394,7 @@ def test_a_proxy_that_nobody_trusts_is_told(counter, capfd):
     assert capfd.readouterr().err.count("TRUSTED_PROXIES is 0") == 1
 
 
+@pytest.mark.files
 def test_a_restart_forgets_nothing_and_a_lost_table_is_made_anew(tmp_path, clock):
     counter = Counter(tmp_path / "data", clock)
     key = counter.sale()

@@ -34,6 +34,7 @@ def test_a_customer_is_mailed_a_link_that_signs_him_in(shop):
     assert {message["To"] for message in shop.pigeon.messages if "sign in" in message["Subject"]} == {ANN}
 
 
+@pytest.mark.files
 def test_nothing_tells_whether_an_address_is_known(shop):
     shop.sale(email=ANN)
     shop.link(ANN)  # the folder's files are there
@@ -176,6 +177,7 @@ def test_a_link_is_spent_once_over_all_workers(shop, clock):
         assert browser.ask("/me").status_code == 401
 
 
+@pytest.mark.files
 def test_mutant_without_the_claim_a_link_works_twice(shop, monkeypatch):
     shop.sale(email=ANN)
     monkeypatch.setattr(FileShelf, "claim", lambda self, name, until, now: True)
@@ -237,6 +239,7 @@ def test_no_usable_link_stands_in_any_file(shop):
             assert browser.cookie.encode() not in file.read_bytes() or not browser.cookie
 
 
+@pytest.mark.files
 def test_a_full_disk_signs_nobody_in_and_spends_nothing(shop, monkeypatch):
     shop.sale(email=ANN)
     path = shop.link()
@@ -444,6 +447,7 @@ def test_what_was_transferred_or_replaced_is_told_to_whom_it_belongs(shop):
     assert [one["license_key"] for one in shop.sign_in(BOB).get("/me/licenses")["licenses"]] == [first]
 
 
+@pytest.mark.files
 def test_a_device_is_released_and_its_seat_is_free(shop):
     key = shop.sale(email=ANN)
     shop.code(key, hardware_id="old")
@@ -688,6 +692,7 @@ def test_an_order_that_waits_for_its_payment_is_found_in_the_account(shop):
     assert 'href="/portal"' in page.text
 
 
+@pytest.mark.files
 def test_a_damaged_book_of_orders_takes_no_license_from_the_account(shop):
     key = shop.sale(email=ANN)
     shop.place("wave")

@@ -606,6 +606,7 @@ def test_a_forged_sale_of_somebody_elses_subscription_does_not_end_it(shop, api)
     )
 
 
+@pytest.mark.files
 def test_the_token_is_written_nowhere(shop, api, caplog, tmp_path, short_patience):
     caplog.set_level(logging.INFO)
     for trouble in ("silent", "refused"):

@@ -423,6 +423,7 @@ def test_an_api_in_trouble_is_asked_again(asking, api, clock, status):
     assert asking.record["product_id"] == "wave"
 
 
+@pytest.mark.files
 def test_an_api_that_refuses_the_key_is_told_to_the_owner_once(tmp_path, clock, api):
     shop = StripeShop(tmp_path / "d", clock, api, stripe_secret_key="sk_live_revoked")
     shop.sells()
