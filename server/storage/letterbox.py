@@ -95,9 +95,13 @@ class FileLetterBox(LetterBox):
             return self._notes.get(name)
 
     def letters(self) -> Sequence[Letter]:
-        return [letter for letter, _ in self.newest() if letter.kind]
+        return [letter for letter, _ in self._newest() if letter.kind]
 
-    def newest(self) -> Sequence[tuple[Letter, bytes]]:
+    def lines(self) -> Sequence[tuple[Letter, bytes]]:
+        """Every letter and note with its newest line, in the order they were first written."""
+        return self._newest()
+
+    def _newest(self) -> Sequence[tuple[Letter, bytes]]:
         """The newest line of every letter and note, in the order they were first written."""
         try:
             data = self.path.read_bytes()
@@ -196,7 +200,7 @@ class FileLetterBox(LetterBox):
     def _compact(self) -> None:
         """Nobody enqueues meanwhile: what is appended to the old file would be lost with it."""
         with suppress(OSError, StorageUnavailable), self._enqueue_lock.held(wait=False), self._memory:
-            found = self.newest()
+            found = self._newest()
             newest = max((letter.at for letter, _ in found if letter.at), default=None)
             kept = [(letter, raw) for letter, raw in found if not _is_over(letter, newest)]
             self._catch_up()

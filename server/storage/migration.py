@@ -210,7 +210,7 @@ def differences(files: FlatFileStore, database: PostgresStore, progress: Progres
         if one != other:
             yield f"license {license_id((one or other or ('',))[0])}"
             return
-    if {letter.id: raw.decode() for letter, raw in files.letterbox.newest()} != database.letterbox.lines():
+    if {letter.id: raw.decode() for letter, raw in files.letterbox.lines()} != database.letterbox.lines():
         yield "the letters"
     things = {name: (thing.value, thing.until) for name, thing in files.shelf.things().items()}
     if things != database.shelf.things():

@@ -319,7 +319,7 @@ def _copy_counts(connection: Connection, counts: Iterable[tuple[str, Count]]) ->
 
 
 def _copy_letters(connection: Connection, folder: Path) -> None:
-    lines = [(letter, raw.decode()) for letter, raw in FileLetterBox(folder / "outbox.jsonl", 0).newest()]
+    lines = [(letter, raw.decode()) for letter, raw in FileLetterBox(folder / "outbox.jsonl", 0).lines()]
     for at in range(0, len(lines), _AT_A_TIME):
         connection.execute(*letter_put(lines[at : at + _AT_A_TIME]))
 

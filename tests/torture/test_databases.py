@@ -129,7 +129,7 @@ def test_two_machines_on_a_database_that_is_killed_lose_and_double_nothing(
     deliveries = sales * DELIVERIES
     random.Random(1).shuffle(deliveries)
     keys: dict[str, str] = {}
-    with machines(tmp_path, cluster, torture.of(20, 60)) as running, ThreadPoolExecutor(CLIENTS) as clients:
+    with machines(tmp_path, cluster, torture.of(45, 60)) as running, ThreadPoolExecutor(CLIENTS) as clients:
 
         def deliver(given: tuple[int, str]) -> tuple[str, str, str]:
             number, sale_id = given
