@@ -6,7 +6,9 @@ fsync. CPU is the worker's whole process clock until it rests, so that threads a
 and product take turns by the fraction of a second, since neighbours make this machine and its disk faster and slower;
 ratios are taken round by round, and their median is compared with the goal (in brackets: the smallest and the largest
 one). A start's limit is msgspec's decoding of all of licenses.json, that of the statistics a bare pass of msgspec
-over the ledger. The last part tells what a user would pick instead under the same load; it has no goal.
+over the ledger. The part `peers` tells what a user would pick instead under the same load; it has no goal. The part
+`postgres` measures the store on PostgreSQL, with the database's own CPU, against the route and against such a peer; it
+starts a PostgreSQL of the development requirements, with fsync as it comes.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import click
 from rich.console import Console
 
+from scripts.bench_parts.database import postgres
 from scripts.bench_parts.peers import peers
 from scripts.bench_parts.rows import Row, table
 from scripts.bench_parts.run import FULL, QUICK, Run, Sizes
@@ -37,6 +40,7 @@ PARTS: dict[str, Callable[[Run], list[Row]]] = {
     "memory": memory,
     "audit": audit,
     "peers": peers,
+    "postgres": postgres,
 }
 
 

@@ -672,9 +672,9 @@ class FlatFileStore(Store):
     def state(self, probe: bool = False) -> StoreState:
         with self._memory:
             self._look()
-        trouble = str(self._damage) if self._damage else self._write_trouble
+        trouble = str(self._damage) if self._damage else durable.moved_away(self.folder) or self._write_trouble
         if probe and not self._damage:
-            trouble = self._probe()
+            trouble = durable.moved_away(self.folder) or self._probe()
         return StoreState(
             kind="flat files",
             trouble=trouble,

@@ -88,13 +88,16 @@ class Database:
         if time.monotonic() < self._rests_until:
             raise StorageUnavailable("the database cannot be reached")
         try:
-            connection = psycopg.connect(self._conninfo, autocommit=True)
-            connection.execute(_BEGIN)
-            connection.execute("SELECT set_config('lock_timeout', %s, false)", (f"{int(self.patience * 1000)}ms",))
-            return connection
+            return self._connected()
         except psycopg.Error as error:
             self._rests_until = time.monotonic() + _REST
             raise unavailable(error) from error
+
+    def _connected(self) -> psycopg.Connection[Row]:
+        connection = psycopg.connect(self._conninfo, autocommit=True)
+        connection.execute(_BEGIN)
+        connection.execute("SELECT set_config('lock_timeout', %s, false)", (f"{int(self.patience * 1000)}ms",))
+        return connection
 
     def _leave_what_was_inherited(self) -> None:
         """They are the parent's. Closing them would say goodbye in its name, so they are only put out of sight."""
@@ -154,11 +157,9 @@ class Database:
         """Raises StartRefused in one line where this database is none that can be used."""
         parts = schema_parts()
         try:
-            with self.connect() as connection:
+            with self._connected() as connection:
                 if _version(connection) != len(parts):
                     _migrate(connection, parts)
-        except StorageUnavailable as error:
-            raise StartRefused(f"DATABASE_URL: {_why(error.__cause__) or error.detail}") from error
         except psycopg.Error as error:
             raise StartRefused(f"DATABASE_URL: {_why(error)}") from error
 
@@ -241,10 +242,8 @@ def unavailable(error: psycopg.Error) -> StorageUnavailable:
     return StorageUnavailable(f"the database refused it (SQLSTATE {error.sqlstate})")
 
 
-def _why(error: BaseException | None) -> str | None:
+def _why(error: psycopg.Error) -> str:
     """For the owner, who reads it at the start."""
-    if not isinstance(error, psycopg.Error):
-        return None
     text = _line(error)
     if error.sqlstate in ("28P01", "28000") or "authentication failed" in text:
         return f"the database lets nobody in with this name and password ({text})"

@@ -59,8 +59,11 @@ def engine_of(folder: Path) -> Engine:
 
 
 def app() -> FastAPI:
+    return app_on(engine_of(Path(os.environ["PEER_FOLDER"])))
+
+
+def app_on(engine: Engine) -> FastAPI:
     made = FastAPI()
-    engine = engine_of(Path(os.environ["PEER_FOLDER"]))
 
     @made.get("/health")
     def health() -> str:
