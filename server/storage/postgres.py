@@ -27,8 +27,8 @@ from server.errors import Conflict, DamagedFile, StartRefused, StorageUnavailabl
 from server.storage.base import Finding, Progress, Store, StoreState, T, Transaction, no_progress, retried
 from server.storage.log import RESTORE, START, UNREADABLE, Mark, ascii_json, decoder, line_hash
 from server.storage.postgres_letters import PgLetterBox
-from server.storage.postgres_link import Database, Query, Row, commit, fetched, signed
-from server.storage.postgres_log import DEVICES, LEDGER, Book, chained, check_link, license_of, license_puts, name_puts
+from server.storage.postgres_link import Database, Put, Query, Row, at_once, commit, fetched, signed
+from server.storage.postgres_log import DEVICES, LEDGER, Book, chained, check_link, license_of, license_puts, name_put
 from server.storage.postgres_orders import PgOrderBook
 from server.storage.postgres_shelf import PgLimitTable, PgShelf
 from server.storage.usage import Count
@@ -88,7 +88,7 @@ class PostgresStore(Store):
         with self.database.transaction(_ALL_BOOKS) as (connection, rows):
             if unless is not None and any(closed == unless for (closed,) in rows):
                 raise Conflict(unless)
-            commit(connection, [("UPDATE book SET closed = %s", (reason,))])
+            commit(connection, ("UPDATE book SET closed = %s", (reason,)))
 
     def close(self) -> None:
         self.database.close()
@@ -248,7 +248,7 @@ class PostgresStore(Store):
             " WHERE license.id = told.id"
         )
         with self.database.transaction(lock, ids) as (connection, _):
-            commit(connection, [(update, (ids, numbers, moments))])
+            commit(connection, (update, (ids, numbers, moments)))
 
     def state(self, probe: bool = False) -> StoreState:
         try:
@@ -273,7 +273,7 @@ class _PgTransaction(Transaction):
     def __init__(self, store: PostgresStore, connection: psycopg.Connection[Row], books: Mapping[str, Book]) -> None:
         self._store, self._connection = store, connection
         self._ledger, self._devices = books["ledger"].mark, books["devices"].mark
-        self._pending: list[tuple[Query, Sequence[Any]]] = []
+        self._pending: Put | None = None
         self.is_whole = True
 
     def rows(self, query: Query, *given: Any) -> list[Row]:
@@ -284,25 +284,30 @@ class _PgTransaction(Transaction):
             self.is_whole = False
             raise
 
+    def _add(self, *puts: Put) -> None:
+        self._flush()
+        self._pending = at_once(puts)
+
     def _flush(self) -> None:
-        if self._pending:
-            pending, self._pending = self._pending, []
-            with self._connection.pipeline():
-                for query, given in pending:
-                    self._connection.execute(query, given)
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            self._connection.execute(*pending)
 
     def commit(self) -> None:
-        pending, self._pending = self._pending, []
+        pending, self._pending = self._pending, None
         commit(self._connection, pending)
 
     # ------------------------------------------------------------------------------------------------ appending
     def append(self, entries: Sequence[Entry], licenses: Mapping[str, License] | None = None) -> None:
+        if not entries:
+            return
         rows, self._ledger = chained(entries, self._ledger)
-        self._pending += LEDGER.inserts(rows)
-        self._pending += name_puts(entries)
-        if licenses is None:
-            licenses = self._folded(entries)
-        self._pending += license_puts(licenses, entries, self._ledger.seq)
+        lines = LEDGER.insert(rows), name_put(entries)
+        if licenses is not None:
+            self._add(*lines, *license_puts(licenses, entries, self._ledger))
+        else:
+            self._add(*lines)
+            self._add(*license_puts(self._folded(entries), entries, self._ledger))
 
     def _folded(self, entries: Sequence[Entry]) -> dict[str, License]:
         found, done = dict[str, License](), set[int]()
@@ -314,15 +319,20 @@ class _PgTransaction(Transaction):
         return found
 
     def append_devices(self, lines: Sequence[DeviceLine]) -> None:
+        if not lines:
+            return
         rows, self._devices = chained(lines, self._devices)
-        self._pending += DEVICES.inserts(rows, [license_id(line.license_key) for line in lines])
-        for key in dict.fromkeys(line.license_key for line in lines):
-            bound = devices_after(self._store.device_lines(key))
-            put: Query = (
-                "INSERT INTO license (id, key, devices) VALUES (%s, %s, %s)"
-                " ON CONFLICT (id) DO UPDATE SET devices = excluded.devices"
-            )
-            self._pending.append((put, (license_id(key), key, ascii_json(bound).decode() if bound else None)))
+        self._add(
+            DEVICES.insert(rows, [license_id(line.license_key) for line in lines]), DEVICES.advance(self._devices)
+        )
+        keys = list(dict.fromkeys(line.license_key for line in lines))
+        bound = [devices_after(self._store.device_lines(key)) for key in keys]
+        put: Query = (
+            "INSERT INTO license (id, key, devices) SELECT * FROM unnest(%s::text[], %s::text[], %s::text[])"
+            " ON CONFLICT (id) DO UPDATE SET devices = excluded.devices"
+        )
+        told = [ascii_json(devices).decode() if devices else None for devices in bound]
+        self._add((put, ([license_id(key) for key in keys], keys, told)))
 
     def rest_on_disk(self) -> None:
         """What was committed is on disk before anybody sees it."""

@@ -12,7 +12,7 @@ from server.storage.base import Letter, LetterBox, retried
 from server.storage.letterbox import KEEP_SETTLED, SETTLED, unknown_fields
 from server.storage.log import ascii_json, decoder
 from server.storage.postgres_held import Held
-from server.storage.postgres_link import Database, Query, commit
+from server.storage.postgres_link import Database, Put, Query, commit
 
 _read = decoder(Letter).decode
 _PUT: Query = """
@@ -82,7 +82,7 @@ class PgLetterBox(LetterBox):
         newest = {letter.id: letter for letter in letters}
         if newest:
             with self._database.writing() as connection:
-                commit(connection, [letter_put([(letter, self._line(letter)) for letter in newest.values()])])
+                commit(connection, letter_put([(letter, self._line(letter)) for letter in newest.values()]))
 
     def _line(self, letter: Letter) -> str:
         line, unknown = ascii_json(letter).decode(), self._unknown.pop(letter.id, None)
@@ -97,6 +97,6 @@ class PgLetterBox(LetterBox):
         self._database.rows(query, list(SETTLED), KEEP_SETTLED.days)
 
 
-def letter_put(lines: Sequence[tuple[Letter, str]]) -> tuple[Query, Sequence[list[object]]]:
+def letter_put(lines: Sequence[tuple[Letter, str]]) -> Put:
     columns = [[letter.id, letter.kind, letter.state, letter.at, line] for letter, line in lines]
     return _PUT, [list(column) for column in zip(*columns, strict=True)]

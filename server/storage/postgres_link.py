@@ -7,6 +7,7 @@ COMMIT it is not known what became of it: whoever repeats it finds out, since ev
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
@@ -28,7 +29,8 @@ log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 Row = tuple[Any, ...]
-Query = LiteralString | sql.Composed
+Query = LiteralString | bytes
+Put = tuple[Query, Sequence[Any]]  # what is to be written, and with which values
 PATIENCE = 4.0  # seconds for a lock: less than the 5 that Gumroad waits for an answer
 _REST = 0.5  # seconds for which a database that cannot be reached is left alone: nobody's request waits for it in vain
 # How a connection is begun, beside what its URL says. The database lets go of the locks of a process that stands still,
@@ -211,17 +213,40 @@ def fetched(connection: psycopg.Connection[Row], query: Query, given: Sequence[A
 
 def begun(connection: psycopg.Connection[Row], query: Query, given: Sequence[Any]) -> list[Row]:
     """The first statement of a transaction, which gives rows, sent together with its beginning."""
-    with connection.pipeline():
-        connection.execute("BEGIN")
-        return connection.execute(query, given, binary=True).fetchall()
+    if given:
+        with connection.pipeline():
+            connection.execute("BEGIN")
+            return connection.execute(query, given, binary=True).fetchall()
+    cursor = connection.execute(b"BEGIN; " + _bytes(query))  # a third of what a pipeline costs
+    cursor.nextset()
+    return cursor.fetchall()
 
 
-def commit(connection: psycopg.Connection[Row], pending: Sequence[tuple[Query, Sequence[Any]]] = ()) -> None:
+def commit(connection: psycopg.Connection[Row], put: Put | None = None) -> None:
     """What is still to be written, and COMMIT, in one round trip."""
-    with connection.pipeline():
-        for query, given in pending:
-            connection.execute(query, given)
+    if put is None:
         connection.execute("COMMIT")
+        return
+    with connection.pipeline():
+        connection.execute(*put)
+        connection.execute("COMMIT")
+
+
+def at_once(puts: Sequence[Put]) -> Put:
+    """Several as one statement, which is half the work for both ends. All of them see what was there before, and no two
+    of them may write the same row."""
+    return _joined(tuple(query for query, _ in puts)), [value for _, given in puts for value in given]
+
+
+@functools.lru_cache(64)
+def _joined(queries: tuple[Query, ...]) -> bytes:
+    *first, last = map(_bytes, queries)
+    parts = [b"part%d AS (%s)" % (number, query) for number, query in enumerate(first)]
+    return b"WITH " + b", ".join(parts) + b" " + last if parts else last
+
+
+def _bytes(query: Query) -> bytes:
+    return query if isinstance(query, bytes) else query.encode()
 
 
 # ---------------------------------------------------------------------------------------------------- trouble

@@ -13,12 +13,11 @@ from server.domain.license import Device, License
 from server.domain.purchase import Entry, EventKind, email_name, name_hash
 from server.errors import DamagedFile, StorageUnavailable
 from server.storage.log import RESTORE, Chained, L, Mark, ascii_json, decoder, line_hash
-from server.storage.postgres_link import Query, Row, signed
+from server.storage.postgres_link import Put, Query, Row, signed
 
 _read_license = decoder(License).decode
 _read_devices = decoder(list[Device]).decode
 Rows = Callable[..., list[Row]]
-Put = tuple[Query, Sequence[Any]]
 _PAGE = 1000
 
 
@@ -52,27 +51,26 @@ class LogTable:
     def __init__(self, book: str, table: str, key: str | None = None, kind: LiteralString = "bigint") -> None:
         self.book, self.table, self.key = book, table, key
         named = {"table": sql.Identifier(table), "book": sql.Literal(book)}
-        column = sql.SQL(", {}").format(sql.Identifier(key)) if key else sql.SQL("")
-        given = sql.SQL(", %s::{}[]").format(sql.SQL(kind)) if key else sql.SQL("")
-        self._insert = sql.SQL(
-            "INSERT INTO {table} (seq, ends, line{column})"
-            " SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::text[]{given})"
-        ).format(**named, column=column, given=given)
-        self._advance = sql.SQL("UPDATE book SET seq = %s, head = %s, ends = %s WHERE name = {book}").format(**named)
-        self._after = sql.SQL("SELECT seq, ends, line, torn FROM {table} WHERE seq > %s ORDER BY seq LIMIT %s").format(
-            **named
-        )
-        self.all_rows = sql.SQL("SELECT seq, ends, line, torn FROM {table} ORDER BY seq").format(**named)
-        self.copy = sql.SQL("COPY {table} (seq, ends, line, torn{column}) FROM STDIN").format(**named, column=column)
-        self._before = sql.SQL(
-            "SELECT seq, ends, line, torn FROM {table} WHERE seq < %s ORDER BY seq DESC LIMIT %s"
-        ).format(**named)
+        named["column"] = sql.SQL(", {}").format(sql.Identifier(key)) if key else sql.SQL("")
+        named["given"] = sql.SQL(", %s::{}[]").format(sql.SQL(kind)) if key else sql.SQL("")
 
-    def inserts(self, rows: Sequence[LogRow], keys: Sequence[Any] = ()) -> list[Put]:
-        """What appends these lines, for who has the log's row locked."""
+        def made(text: LiteralString) -> bytes:
+            return sql.SQL(text).format(**named).as_bytes(None)
+
+        self._insert = made(
+            "INSERT INTO {table} (seq, ends, line{column})"
+            " SELECT * FROM unnest(%s::bigint[], %s::bigint[], %b::text[]{given})"
+        )
+        self._advance = made("UPDATE book SET seq = %s, head = %s, ends = %s WHERE name = {book}")
+        self.all_rows = made("SELECT seq, ends, line, torn FROM {table} ORDER BY seq")
+        self._after = made("SELECT seq, ends, line, torn FROM {table} WHERE seq > %s ORDER BY seq LIMIT %s")
+        self._before = made("SELECT seq, ends, line, torn FROM {table} WHERE seq < %s ORDER BY seq DESC LIMIT %s")
+        self.copy = made("COPY {table} (seq, ends, line, torn{column}) FROM STDIN")
+
+    def insert(self, rows: Sequence[LogRow], keys: Sequence[Any] = ()) -> Put:
+        """These lines, for who has the log's row locked; `advance` belongs to it."""
         columns = [[row.seq for row in rows], [row.ends for row in rows], [row.line for row in rows]]
-        told = (*columns, list(keys)) if self.key else columns
-        return [(self._insert, told), self.advance(rows[-1].mark)] if rows else []
+        return self._insert, [*columns, list(keys)] if self.key else columns
 
     def advance(self, mark: Mark) -> Put:
         return self._advance, (mark.seq, mark.head, mark.position)
@@ -126,11 +124,11 @@ def check_link(name: str, row: LogRow, line: Chained, before: Mark) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- what follows
-def name_puts(entries: Sequence[Entry]) -> list[Put]:
+def name_put(entries: Sequence[Entry]) -> Put:
     """By what these lines are found."""
     pairs = {(signed(name_hash(name)), e.seq) for e in entries for name in (*e.names(), e.identity)}
     query: Query = "INSERT INTO name (hash, seq) SELECT * FROM unnest(%s::bigint[], %s::bigint[])"
-    return [(query, ([pair[0] for pair in pairs], [pair[1] for pair in pairs]))]
+    return query, ([pair[0] for pair in pairs], [pair[1] for pair in pairs])
 
 
 class Origin(NamedTuple):
@@ -161,18 +159,22 @@ def origins(entries: Iterable[Entry], trusts: bool = False) -> dict[str, Origin]
     return found
 
 
-def license_puts(licenses: Mapping[str, License], entries: Iterable[Entry], seq: int) -> list[Put]:
-    """What writes these licenses as they stand now. Their devices and counts have columns of their own."""
-    if not licenses:
-        return []
+def license_puts(licenses: Mapping[str, License], entries: Iterable[Entry], mark: Mark) -> list[Put]:
+    """What writes these licenses as they stand now, and the ledger's book behind its line `mark`. Their devices and
+    counts have columns of their own."""
     known = origins(entries)
-    rows = [license_row(key, license, known.get(key, Origin(seq, 0))) for key, license in licenses.items()]
+    rows = [license_row(key, license, known.get(key, Origin(mark.seq, 0))) for key, license in licenses.items()]
+    if not rows:
+        return [LEDGER.advance(mark)]
     ids = [row[0] for row in rows]
     count: Query = (
-        "UPDATE book SET licenses = licenses + %s"
+        "UPDATE book SET seq = %s, head = %s, ends = %s, licenses = licenses + %s"
         " - (SELECT count(*) FROM license WHERE id = ANY(%s) AND record IS NOT NULL) WHERE name = 'ledger'"
     )
-    return [(count, (len(ids), ids)), (_PUT, [list(column) for column in zip(*rows, strict=True)])]
+    return [
+        (count, (mark.seq, mark.head, mark.position, len(ids), ids)),
+        (_PUT, [list(column) for column in zip(*rows, strict=True)]),
+    ]
 
 
 def license_row(key: str, license: License, origin: Origin) -> tuple[Any, ...]:
@@ -193,7 +195,7 @@ LICENSE_COLUMNS = "id, key, record, email, since, place, source, sale, product, 
 _PUT: Query = """
 INSERT INTO license (id, key, record, email, since, place, source, sale, product, unit)
 SELECT * FROM unnest(
-    %s::text[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::int[],
+    %s::text[], %s::text[], %b::text[], %s::bigint[], %s::bigint[], %s::int[],
     %s::text[], %s::text[], %s::text[], %s::int[]
 )
 ON CONFLICT (id) DO UPDATE SET record = excluded.record, email = excluded.email,

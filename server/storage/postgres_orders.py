@@ -16,8 +16,8 @@ from server.storage import orders
 from server.storage.base import OrderBook, retried
 from server.storage.log import Mark, decoder
 from server.storage.postgres_held import Held
-from server.storage.postgres_link import Database, Query, Row, commit, fetched, signed
-from server.storage.postgres_log import ORDERS, Book, LogRow, Put, chained
+from server.storage.postgres_link import Database, Put, Query, Row, at_once, commit, fetched, signed
+from server.storage.postgres_log import ORDERS, Book, LogRow, chained
 
 _PAGE = 200
 _read = decoder(OrderLine).decode
@@ -86,7 +86,7 @@ class PgOrderBook(OrderBook):
             while fetched(connection, query, (_number(order.number),)):
                 order = msgspec.structs.replace(order, number=orders.new_number(now))
             line = OrderLine(timestamp=now, order_id=order.order_id, step=Step.PLACED, order=order)
-            commit(connection, self._puts(line, book.mark))
+            commit(connection, self._put(line, book.mark))
         return order
 
     @retried
@@ -97,7 +97,7 @@ class PgOrderBook(OrderBook):
                 raise NotFound("there is no such order")
             if file.has(line):
                 return False
-            commit(connection, self._puts(line, book.mark))
+            commit(connection, self._put(line, book.mark))
         return True
 
     @contextmanager
@@ -109,9 +109,9 @@ class PgOrderBook(OrderBook):
             book.refuse_where_closed()
             yield connection, book
 
-    def _puts(self, line: OrderLine, mark: Mark) -> list[Put]:
-        rows, _ = chained([line], mark)
-        return [*ORDERS.inserts(rows, [_hash(line.order_id)]), *order_puts(rows[0], line)]
+    def _put(self, line: OrderLine, mark: Mark) -> Put:
+        rows, mark = chained([line], mark)
+        return at_once([ORDERS.insert(rows, [_hash(line.order_id)]), ORDERS.advance(mark), *order_puts(rows[0], line)])
 
 
 def order_puts(row: LogRow, line: OrderLine) -> list[Put]:

@@ -28,7 +28,8 @@ class PgShelf(Shelf):
             " ON CONFLICT (name) DO UPDATE SET value = excluded.value, until = excluded.until"
         )
         with self._database.writing() as connection:
-            commit(connection, [(_CLEAR, (now,)), (query, (name, value, until))])
+            connection.execute(_CLEAR, (now,))
+            commit(connection, (query, (name, value, until)))
 
     @retried
     def claim(self, name: str, until: datetime, now: datetime) -> bool:

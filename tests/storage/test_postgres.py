@@ -14,7 +14,7 @@ import pytest
 from server.domain.purchase import Entry, EventKind, Grant
 from server.domain.rate import Rate
 from server.errors import Contended, DamagedFile, StartRefused, StorageUnavailable
-from server.storage import postgres_link
+from server.storage import postgres, postgres_link
 from server.storage.base import retried
 from server.storage.postgres import PostgresStore
 from tests import databases
@@ -151,10 +151,9 @@ def test_a_sale_is_two_statements_of_looking_and_one_round_trip_of_writing(open_
     store, trips = open_one(), []
     keep(store, sold(1))
     ((_, license),) = store.licenses()
-    sync = psycopg.Pipeline.__exit__
-    monkeypatch.setattr(psycopg.Pipeline, "__exit__", lambda self, *given: trips.append(1) or sync(self, *given))
-    fetched = postgres_link.fetched
-    monkeypatch.setattr("server.storage.postgres.fetched", lambda *given: trips.append(1) or fetched(*given))
+    for module, name in ((postgres_link, "begun"), (postgres, "fetched"), (postgres, "commit")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given, real=real: trips.append(1) or real(*given))
     with store.transaction() as books:
         assert store.find_event("event\0gumroad\0s2:sale") is None
         assert store.history(["sale\0gumroad\0s2"]) == []
