@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from server.errors import NotFound
+from server.errors import Conflict, NotFound
 from server.storage import backup, durable
 from server.storage.archive import LEDGER
 from server.storage.backup import Checked, Restored
@@ -48,6 +48,9 @@ def restore(path: Path, url: str, home: Path, progress: Progress = no_progress) 
     """Put a backup into an empty database. Raises BadBackup, and Conflict where the database is not empty."""
     target = PostgresStore(url)
     target.database.bring_up_to_date()
+    if target.state().ledger_lines:
+        raise Conflict("the database holds books already: name an empty one in DATABASE_URL")
+    durable.make_folder(home)
     with _room(home.parent) as room:
         manifest = backup.unpack_and_open(path, room, progress)
         files = FlatFileStore(room).open()
@@ -56,7 +59,6 @@ def restore(path: Path, url: str, home: Path, progress: Progress = no_progress) 
         finally:
             files.close()
             target.close()
-        durable.make_folder(home)
         for name in _CATALOGUE:
             if (room / name).exists() and not (home / name).exists():
                 durable.replace(home / name, [(room / name).read_bytes()])

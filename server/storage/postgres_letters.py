@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -52,7 +51,7 @@ class PgLetterBox(LetterBox):
         query: Query = (
             "SELECT state, count(*) FROM letter WHERE kind <> '' AND NOT kind = ANY(%s::text[]) GROUP BY state"
         )
-        return dict(Counter({"dead": 0}) | Counter(dict(self._database.rows(query, list(but)))))
+        return {"dead": 0} | dict(self._database.rows(query, list(but)))
 
     def letters(self) -> Sequence[Letter]:
         query: Query = "SELECT line FROM letter WHERE kind <> '' ORDER BY place"

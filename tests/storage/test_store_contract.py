@@ -88,6 +88,7 @@ class StoreContract(OrderBookContract, ABC):
         assert list(store.entries()) == []
         state = store.state(probe=True)
         assert (state.trouble, state.licenses, state.ledger_lines, state.notices) == (None, 0, 0, ())
+        assert (store.letterbox.counts()["dead"], list(store.letterbox.waiting())) == (0, [])
 
     def test_lines_are_numbered_and_chained_over_all_writers(self, store, another):
         other = another()
