@@ -35,6 +35,7 @@ from server.settings import Settings, load_settings
 from server.storage.base import Store
 from server.storage.flatfile import FlatFileStore
 from server.storage.limits import LimitTable
+from server.storage.tallies import Tallies
 
 Clock = Callable[[], datetime]
 
@@ -60,9 +61,11 @@ class Services:
     customers: Customers
     audit: PurchaseAuditLog
     limits: RateLimits | None
+    tallies: Tallies
 
     def close(self) -> None:
         """Write at once what is still due; what a killed process leaves undone is redone from the ledger."""
+        self.tallies.leave(force=True)
         if self.store.tidy() is not None:
             self.store.tidy(force=True)
 
@@ -112,6 +115,7 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
         customers=Customers(store, catalogue, outbox, settings, clock),
         audit=PurchaseAuditLog(store),
         limits=_limits(settings, licenses.seats),
+        tallies=Tallies(settings.data_dir / "metrics" if settings.admin_api_key else None),
     )
 
 
@@ -126,13 +130,17 @@ def caretakers(services: Services) -> tuple[Caretaker, Caretaker]:
     """Two, so that a mail server that hangs never holds up the view."""
     threads = threads_run()
 
+    def tidy() -> float | None:
+        dues = (services.tallies.leave(), services.store.tidy())
+        return min((due for due in dues if due is not None), default=None)
+
     def mail() -> float | None:
         with suppress(StorageUnavailable):
             for notice in services.store.state().notices:
                 services.outbox.alert(DAMAGED, notice)
         return services.outbox.send_due(limit=None if threads else 1).next_due
 
-    return Caretaker("tidy", services.store.tidy, threads), Caretaker("mail", mail, threads)
+    return Caretaker("tidy", tidy, threads), Caretaker("mail", mail, threads)
 
 
 def _limits(settings: Settings, seats: Seats) -> RateLimits | None:

@@ -221,6 +221,7 @@ _ENROLLED = {
     "expiry_date": None,
     "license_ids": ["lic_97fd713d8966ef056896"],
 }
+_METRICS = 'keyledger_webhooks_total{platform="gumroad",outcome="issued"} 17.0\n'
 
 # ---------------------------------------------------------------------------------------------------- the table
 _APPS, _OLDER, _HOOKS, _SHOP, _OWNER, _CUSTOMER, _PAGES, _OTHER = (
@@ -623,7 +624,18 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         proof=SESSION,
     ),
     ("get", "/health"): Operation(
-        tag=_OTHER, does="How the service is; 503 when nothing can be written.", gives=Health, also={503: Health}
+        tag=_OTHER,
+        does="How the service is; 503 when nothing can be written. A browser gets a page.",
+        gives=Health,
+        also={503: Health},
+    ),
+    ("get", "/metrics"): Operation(
+        tag=_OTHER,
+        does="What Prometheus reads, of all workers.",
+        gives=TEXT,
+        refuses=(401, 404, 429),
+        proof=BEARER,
+        sees=_METRICS,
     ),
     ("get", "/openapi.json"): Operation(tag=_OTHER, does="This description.", gives=JSON, also={304: None}),
     ("get", "/docs"): Operation(tag=_OTHER, does="This description as a page.", gives=HTML, also={304: None}),
