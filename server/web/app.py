@@ -15,6 +15,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import MapAdapter, Rule
 from werkzeug.wsgi import get_host
 
+from server.services import trace
 from server.web import (
     checkout,
     docs,
@@ -102,6 +103,7 @@ def _around_requests(app: Flask, services: Services) -> None:
     def begin() -> None:
         given = request.environ.get("HTTP_X_REQUEST_ID")
         g.request_id = given if given and _REQUEST_ID.fullmatch(given) else _new_request_id()
+        trace.request_id.set(g.request_id)
         g.began = time.perf_counter()
 
     @app.after_request
