@@ -2,8 +2,8 @@
 
 Counting is a look into a dictionary of the process's own. Each process leaves its counts in a file of its own, at most
 once a second and after an answer; whoever is asked for the total reads all of them, and takes up the files that ended
-processes left. prometheus_client's own way over several processes maps a file into each, which kills a process where the
-disk is full (SIGBUS), and costs 2.9 us a validation where this costs 0.8.
+processes left. prometheus_client's own way over several processes maps a file into each: that kills a process where the
+disk is full (SIGBUS), and costs a validation 2.9 us where this costs 0.8.
 """
 
 from __future__ import annotations
