@@ -1,5 +1,5 @@
-"""New code without a pause: what `./scripts/server` has become is told to reload, and to hand over to a new master, while
-sales come in."""
+"""New code without a pause: what `./scripts/server` has become is told to reload, and to hand over to a new master,
+while sales come in."""
 
 from __future__ import annotations
 
