@@ -28,6 +28,7 @@ from server.services.order_refunds import OrderRefunds
 from server.services.outbox import Outbox
 from server.services.packages import Packages
 from server.services.receipt import Receipts
+from server.services.reconcile_steps import ReconcileSteps
 from server.services.seats import Seats
 from server.services.settlement import Settlement
 from server.services.signing import Signing
@@ -50,6 +51,7 @@ class Services:
     fulfilment: Fulfilment
     inquiries: Inquiries
     settlement: Settlement
+    reconcile: ReconcileSteps
     packages: Packages
     desk: Desk
     refunds: OrderRefunds
@@ -104,6 +106,7 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
         fulfilment=fulfilment,
         inquiries=inquiries,
         settlement=settlement,
+        reconcile=ReconcileSteps(store, platforms, fulfilment, inquiries, settlement, settings.data_dir, clock),
         packages=packages,
         desk=Desk(store, packages, platforms, settings, clock, threads_run()),
         refunds=OrderRefunds(store, platforms, inquiries, settlement, settings.refund_window_days, clock),

@@ -162,8 +162,8 @@ class _Run:
             progress(done, len(inquiries))
 
     def _traced(self, letter: Letter, act: Callable[[Letter], Letter]) -> Letter:
-        """What is logged meanwhile, and of how it went, names the request that the letter goes back to. Of links to sign
-        in no line is written: what became of one would tell whose address is known."""
+        """What is logged meanwhile, and of how it went, names the request that the letter goes back to. No line is
+        written of links to sign in: what became of one would tell whose address is known."""
         with on_behalf_of(self._sender.subjects.request_of(letter)):
             after = act(letter)
             if letter.kind != SIGN_IN:

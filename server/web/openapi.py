@@ -10,6 +10,7 @@ import msgspec
 from flask import Blueprint, Response
 
 from server import __version__
+from server.platforms import PLATFORMS
 from server.web.operations import HTML, JSON, OPERATIONS, PAGE, TEXT, Operation
 from server.web.responses import MAX_BODY, Error, cached
 from server.web.services import services
@@ -102,6 +103,7 @@ _IN_PATHS: dict[str, tuple[str, Json]] = {
     "order": ("An order's id or number.", _NAME),
     "order_id": ("The `order_id` that the checkout gave.", _NAME),
     "package": ("A package's id or slug.", _NAME),
+    "platform": ("Its name.", {"type": "string", "enum": [*PLATFORMS]}),
     "token": ("As it stands in the letter.", _NAME),
 }
 _ABOUT = (

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from server.services.reconcile_steps import Report
 from server.services.revenue import Stats
 from server.services.sending import SendReport
 from server.web.checkout import Initiated, InitiateRequest, KeptOrder, OrderAnswer, Refunded, RefundRequest
@@ -59,6 +60,7 @@ from server.web.owner import (
     PurchasePage,
     PurchaseQuery,
     Queued,
+    ReconcileRequest,
     ShownLicense,
     TransferRequest,
 )
@@ -460,6 +462,16 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         gives=SendReport,
         refuses=_FIND,
         proof=BEARER,
+    ),
+    ("post", "/api/v1/reconcile/{platform}"): Operation(
+        tag=_OWNER,
+        does="Hold the ledger against the platform's own record, in steps of seconds: ask again with the same body "
+        "until `state` is `done`. Nothing is changed without `apply`.",
+        takes=ReconcileRequest,
+        gives=Report,
+        refuses=_DECIDE,
+        proof=BEARER,
+        sends={"since": "2026-11-01", "apply": False},
     ),
     ("get", "/api/v1/packages"): Operation(
         tag=_SHOP,

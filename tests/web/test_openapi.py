@@ -37,9 +37,9 @@ def routes(app) -> set[tuple[str, str]]:
         path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule.replace("<name>", "{license}"))
         path = path.replace("{package_name}", "{package}")
         by_post = [name for name, platform in PLATFORMS.items() if "POST" in platform.methods]
-        for platform in by_post if "{platform}" in path else [""]:
+        for platform in by_post if "webhooks/{platform}" in path else [""]:
             methods = rule.methods - {"HEAD", "OPTIONS"}
-            found |= {(method.lower(), path.replace("{platform}", platform)) for method in methods}
+            found |= {(method.lower(), path.replace("{platform}", platform or "{platform}")) for method in methods}
     return found
 
 
