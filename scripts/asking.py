@@ -1,5 +1,5 @@
-"""Asking the running service over HTTP, for scheduled tasks that may run on another machine than it and must not touch its
-files. Needs no more of the settings than ADMIN_API_KEY."""
+"""Asking the running service over HTTP, for scheduled tasks that may run on another machine than it, and so must not
+touch its files. Needs no more of the settings than ADMIN_API_KEY."""
 
 from __future__ import annotations
 

@@ -146,8 +146,8 @@ class Reconciliation:
         return list(found.values())
 
     def repair(self, drifts: Sequence[Drift], progress: Progress = no_progress, most: int | None = None) -> None:
-        """Write what is missing or was told differently, at most so many. Done twice it does nothing: each difference is looked at
-        again before anything is written. Raises StorageUnavailable.
+        """Write what is missing or was told differently, at most so many. Done twice it does nothing: each difference
+        is looked at again before anything is written. Raises StorageUnavailable.
 
         What went back comes first, so that nobody is mailed the key of a sale that was refunded long ago.
         """

@@ -41,8 +41,8 @@ REPAIRS = 200  # of one step
 class Report(TypedDict):
     """Come again with the same words while `state` is not done, after `wait` seconds.
 
-    `pages` of the platform's record were read by now. `findings` are what differs, or differed before this step repaired
-    it, `left` how many are left. `unchecked` had to be asked about one by one: there was no time, or no answer.
+    `pages` of the platform's record were read by now. `findings` are what differs, or differed before this step
+    repaired it, `left` how many are left. `unchecked` had to be asked about one by one: no time, or no answer.
     """
 
     state: Literal["reading", "repairing", "done"]

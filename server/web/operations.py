@@ -15,6 +15,7 @@ from server.services.reconcile_steps import Report
 from server.services.revenue import Stats
 from server.services.sending import SendReport
 from server.web.checkout import Initiated, InitiateRequest, KeptOrder, OrderAnswer, Refunded, RefundRequest
+from server.web.examples import KEY
 from server.web.health import Health
 from server.web.licenses import (
     ActivateRequest,
@@ -116,7 +117,6 @@ class EasyPaisaQuery(msgspec.Struct):
 
 
 # ---------------------------------------------------------------------------------------------------- examples
-KEY = "1XSP9F-DA8C12-7AF57V-AA3V5F-G0MQMD"
 _LICENSE = {
     "id": "lic_97fd713d8966ef056896",
     "product_id": "imagewave",
