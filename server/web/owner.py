@@ -27,6 +27,7 @@ blueprint.before_request(require_owner)
 
 Days = Annotated[int, msgspec.Meta(ge=1, le=36_500)]
 Seats = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
+_SINCE = "What was sold from this day on, and what became of it."
 Page = Annotated[int, msgspec.Meta(ge=1, le=500)]
 
 
@@ -246,9 +247,11 @@ class PurchasePage(TypedDict):
 class ReconcileRequest(msgspec.Struct, frozen=True, kw_only=True):
     """`since` and `until` are days (UTC) or moments."""
 
-    since: Annotated[str, msgspec.Meta(min_length=10, max_length=40)]
-    until: Annotated[str, msgspec.Meta(min_length=10, max_length=40)] | None = None
-    apply: bool = False
+    since: Annotated[str, msgspec.Meta(min_length=10, max_length=40, description=_SINCE)]
+    until: (
+        Annotated[str, msgspec.Meta(min_length=10, max_length=40, description="Now, where it is not given.")] | None
+    ) = None
+    apply: Annotated[bool, msgspec.Meta(description="Repair what can be repaired.")] = False
 
 
 class LetterQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -109,6 +109,40 @@ def test_no_letter_with_a_link_to_sign_in_is_told_of(shop, capsys, monkeypatch):
     assert [line["kind"] for line in lines if line["message"] == "letter"] == ["delivery"]
 
 
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+def test_health_is_a_page_for_people_and_json_for_machines(shop):
+    """Load balancers and Docker send `*/*`, or nothing at all."""
+    for accept in ({}, {"Accept": "*/*"}, {"Accept": "application/json"}):
+        told = shop.client.get("/health", headers=accept)
+        assert (told.mimetype, [*told.json]) == ("application/json", ["status", "version", "storage", "checks"])
+    page = shop.client.get("/health", headers=BROWSER)
+    assert (page.status_code, page.mimetype, page.headers["Cache-Control"]) == (200, "text/html", "no-store")
+    assert "<h1>All is well</h1>" in page.text
+    assert page.headers["Vary"] == "Accept"
+
+
+def test_the_page_of_health_tells_what_is_wrong_and_escapes_it(shop):
+    (shop.folder / "products.json").write_text('{"products": {"<script>": 1}}')
+    page = shop.client.get("/health", headers=BROWSER)
+    assert (page.status_code, "<h1>Not all is well</h1>" in page.text) == (200, True)
+    assert "Catalogue: trouble" in page.text
+    assert "<script>" not in page.text
+
+
+def test_the_page_of_health_is_503_where_nothing_can_be_written(shop, monkeypatch):
+    monkeypatch.setattr("os.fsync", _full)
+    for headers in (BROWSER, {}):
+        told = shop.client.get("/health", headers=headers)
+        shop.app.extensions.pop("keyledger.probed")
+        assert (told.status_code, told.headers["Retry-After"]) == (503, "30")
+
+
+def _full(descriptor):
+    raise OSError(errno.ENOSPC, "no space left on device")
+
+
 class FullDisk(io.StringIO):
     def write(self, text):
         raise OSError(errno.ENOSPC, "no space left on device")
