@@ -35,7 +35,7 @@ FORM = "application/x-www-form-urlencoded"
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 
 if NGINX is None and os.environ.get("NGINX_TESTS") != "required":
-    pytest.skip("no nginx here: apt install nginx-light", allow_module_level=True)
+    pytest.skip("no nginx here: apt install nginx", allow_module_level=True)
 
 
 class Proxy:
