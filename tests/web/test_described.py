@@ -114,13 +114,14 @@ class Api:
             "order": order["order_id" if named == "id" else "order_number"],
             "order_id": order["order_id"],
             "package": "wave",
+            "platform": "payu",
             "token": self.shop.services.customers.links.make("ann@example.com").rpartition("/")[2],
         }
         for name in set(case.path_parameters or {}) & set(there):
             case.path_parameters[name] = there[name]
         if isinstance(case.body, dict):
             known = ORDER | {"license_key": self.key, "license": self.key, "product_id": "wave", "tier": "wave"}
-            known |= {"csrf_token": csrf_token, "number": 1}
+            known |= {"csrf_token": csrf_token, "number": 1, "since": "2026-11-01", "until": "2026-12-01"}
             case.body |= {name: known[name] for name in case.body if name in known}
             if "payment_provider" in case.body:
                 case.body |= {"currency": "pln"}
