@@ -95,7 +95,7 @@ class ReconcileSteps:
                     if self._seconds() >= deadline:
                         return _reading(pages, 0)
             except _ComeAgain as rest:
-                return _reading(pages, math.ceil(rest.seconds))
+                return _reading(pages, max(1, math.ceil(rest.seconds)))
             report = self._compare(platform, statement, since, until, is_applied, deadline)
             if report["state"] == "done":
                 statement.forget()
