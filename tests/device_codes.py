@@ -41,7 +41,7 @@ def vectors() -> dict[str, Any]:
     devices = [
         ("a plain one", "0f1e2d3c4b5a69788796a5b4c3d2e1f0", "Studio PC", "imagewave"),
         ("no name and no product", "pc-1", "", ""),
-        ("a name in other letters", "h:7c9f", "Zoë’s MacBook 💻 für Büro", "imagewave"),
+        ("a name in other letters", "h:7c9f", "Zoë\u2019s MacBook 💻 für Büro", "imagewave"),
         ("a name with quotes and marks", 'a"b\\c', '<b>"Ann"</b> & Co\\', "x/y+z"),
         ("the longest", "f" * 256, "n" * 128, "p" * 128),
     ]
@@ -57,8 +57,8 @@ def vectors() -> dict[str, Any]:
         for about, hardware_id, name, product in devices
     ]
     return {
-        "about": "Device codes: server/domain/device_code.py says what they are. `good` are written exactly so, and read. "
-        "`also_read` are read, too. `bad` are refused.",
+        "about": "Device codes, as server/domain/device_code.py describes them: `good` are written exactly so and read, "
+        "`also_read` are read too, `bad` are refused.",
         "good": good,
         "also_read": _also_read(),
         "bad": _bad(),

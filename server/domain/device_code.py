@@ -12,14 +12,14 @@ The base64 is that of a JSON object in UTF-8, written without spaces and with it
 
 - `format` is 1. Fields that a reader does not know it passes over.
 - `hardware_id` (1 to 256 characters) is what the program sends to the license server as such: the file is for it alone.
-- `device_name` (at most 128) is how the customer knows the device; `product` (at most 128) is the product's id or slug, so that
-  no file is made of a license for another one. Either is "" where it is not known, and may be missing.
+- `device_name` (at most 128) is how the customer knows the device; `product` (at most 128) is the product's id or slug,
+  so that no file is made of a license for another one. Either is "" where it is not known, and may be missing.
 - No text holds control characters other than tab and line breaks.
 - `check` is the first 8 hex digits, in lower case, of SHA-256 over the UTF-8 of
   "device/" + hardware_id + NUL + device_name + NUL + product. It finds what was cut or mistyped; it proves nothing.
 
-A reader takes what mail and word processors do to such a text: white space and `>` anywhere, other dashes, words around it,
-either of the two lines missing, `check` in capitals. A text without them that is one word is a plain hardware id.
+A reader takes what mail and word processors do to such a text: white space and `>` anywhere, other dashes, words around
+it, either of the two lines missing, `check` in capitals. A text without them that is one word is a plain hardware id.
 The vectors are `client/vectors/device_codes.json`.
 """
 

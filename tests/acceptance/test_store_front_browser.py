@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from tests.acceptance.accessibility import need_axe, serious_findings
 from tests.acceptance.browsers import a_browser
 from tests.acceptance.servers import Server
 from tests.standins import easypaisa, jazzcash, payu
@@ -317,3 +318,48 @@ def test_every_page_fits_a_phone_and_the_dark(street, path):
 def brightness(page: Page, what: str) -> float:
     told = page.evaluate(f"getComputedStyle(document.body).getPropertyValue('{what}')")
     return sum(int(part) for part in re.findall(r"\d+", told)[:3]) / 3
+
+
+# ---------------------------------------------------------------------------------------------------- for everybody
+def test_no_page_of_the_shop_keeps_anybody_out(street):
+    need_axe()
+    page, found = street.page(), dict[str, list[str]]()
+
+    def look(called: str) -> None:
+        found[called] = serious_findings(page)
+
+    for path in ("/shop", "/shop/studio?currency=pkr", "/shop/hostile", "/order/A0", "/portal/sign-in"):
+        page.goto(path)
+        look(path)
+    page.goto("/shop/wave?currency=pkr")
+    page.locator("form.order").evaluate("form => form.noValidate = true")
+    with page.expect_navigation():
+        page.get_by_role("button", name="Go to the payment").click()
+    expect(page.get_by_role("alert")).to_be_visible()
+    look("what is to be mended")
+    street.payu.down()
+    try:
+        street.order(page)
+        expect(page.get_by_role("heading", level=1)).to_have_text("The payment waits")
+        look("a platform that is down")
+    finally:
+        street.payu.up()
+    street.order(page)
+    page.get_by_role("button", name="Give up", exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("The order was cancelled")
+    look("a cancelled order")
+    page.get_by_role("button", name="Try again", exact=True).click()
+    page.get_by_role("button", name="Pay", exact=True).click()
+    street.keys(page)
+    look("a paid order")
+    assert {called: findings for called, findings in found.items() if findings} == {}
+
+
+def test_what_keeps_people_out_is_found(street):
+    """Or the test above could not fail."""
+    page = street.page()
+    page.goto("/portal/sign-in")
+    page.evaluate("document.querySelector('label').remove()")
+    page.evaluate("document.querySelector('main p').style.color = '#777'")
+    found = {tuple(finding.split(": ")[:2]) for finding in serious_findings(page)}
+    assert found == {("light", "label"), ("light", "color-contrast"), ("dark", "color-contrast")}
