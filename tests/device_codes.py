@@ -57,7 +57,7 @@ def vectors() -> dict[str, Any]:
         for about, hardware_id, name, product in devices
     ]
     return {
-        "about": "Device codes, as server/domain/device_code.py describes them: `good` are written exactly so and read, "
+        "about": "Device codes: server/domain/device_code.py defines them. `good` are written exactly so and read, "
         "`also_read` are read too, `bad` are refused.",
         "good": good,
         "also_read": _also_read(),
