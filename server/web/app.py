@@ -31,6 +31,8 @@ from server.web import (
     packages,
     pay,
     portal,
+    portal_license,
+    portal_receipts,
     shop,
     signatures,
     trouble,
@@ -77,7 +79,7 @@ def make_app(services: Services) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # no redirects: they repeat the query, with its secret, to any Host
     app.extensions["keyledger"] = services
-    front = (packages, checkout, pay, me, shop, order_page, portal)
+    front = (packages, checkout, pay, me, shop, order_page, portal, portal_license, portal_receipts)
     for room in (webhooks, jvzoo_doors, licenses, *front, owner, older, health, openapi, docs):
         app.register_blueprint(room.blueprint)
     app.know_busy_paths([VALIDATE, *(f"{WEBHOOKS}/{name}" for name in services.platforms)])
@@ -109,7 +111,7 @@ def _around_requests(app: Flask, services: Services) -> None:
         if status != 429 and (endpoint not in _QUIET or status >= 400):  # a flood must not fill the log
             _log_request(response)
         response.call_on_close(tidy.poke)
-        if endpoint != "licenses.validate":
+        if endpoint != "licenses.validate" or g.get("letter"):
             response.call_on_close(mail.poke)
         return response
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b64encode
+from email.utils import parseaddr
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
@@ -37,6 +38,7 @@ def page(template: str, status: int = 200, forms_to: str = "'self'", script: str
     one that runs."""
     address = urlsplit(services().settings.app_url)
     frame = {"style": STYLE, "base": address.path, "host": address.netloc, "csrf_token": None, "script": script}
+    frame["seller"] = parseaddr(services().settings.owner_email or "")[1]
     response = make_response(render_template(template, **(frame | words)), status)
     response.headers |= _PRIVATE | {"Content-Security-Policy": _policy(forms_to, script)}
     return response
