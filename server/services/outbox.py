@@ -145,7 +145,7 @@ class Outbox:
     def sign_in(self, email: str, why: str = "") -> Letter:
         """Queue a letter with a link to sign in. Whoever sends it drops it where there is no such account: here the
         same is done for every address."""
-        letter = self._new(f"{SIGN_IN}:{secrets.token_hex(8)}", SIGN_IN, email, text=why)
+        letter = self._new(f"{SIGN_IN}:{secrets.token_hex(8)}", SIGN_IN, email, text=why or None)
         self._box.enqueue([letter])
         return letter
 
@@ -160,7 +160,7 @@ class Outbox:
             if shelf.get(told, now) is not None or not shelf.claim(told, now + A_DAY, now):
                 return None
             name = f"{SEATS_TAKEN}:{secrets.token_hex(8)}"
-            letter = self._new(name, SEATS_TAKEN, license.email, license_key=key, text=device_name or "")
+            letter = self._new(name, SEATS_TAKEN, license.email, license_key=key, text=device_name or None)
             self._box.enqueue([letter])
         except StorageUnavailable as error:
             log.error("outbox: a letter about taken seats could not be written down: %s", error.detail)
@@ -232,6 +232,6 @@ class Outbox:
             found["trouble"] = "the mail server cannot be reached or refuses us"
         return cast(OutboxSummary, found | counts)
 
-    def _new(self, name: str, kind: str, to: str, **more: str) -> Letter:
+    def _new(self, name: str, kind: str, to: str, **more: str | None) -> Letter:
         now = self._clock()
         return msgspec.structs.replace(Letter(id=name, kind=kind, to=to, at=now, first_at=now), **more)

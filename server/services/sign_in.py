@@ -24,7 +24,7 @@ LINK_FOR = timedelta(hours=1)
 SESSION_FOR = timedelta(days=14)
 
 
-class Link(msgspec.Struct, frozen=True):
+class Link(msgspec.Struct, frozen=True, omit_defaults=True):
     """`license` is the public id of the one that it leads to; "" leads to the account."""
 
     email: str
@@ -33,7 +33,7 @@ class Link(msgspec.Struct, frozen=True):
     license: str = ""
 
 
-class Session(msgspec.Struct, frozen=True):
+class Session(msgspec.Struct, frozen=True, omit_defaults=True):
     """Who is signed in. `csrf_token` has to come back with whatever changes something; `since` is the account's word
     from the last time that all its sessions were ended."""
 

@@ -21,6 +21,12 @@ _PRIVATE = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}  # an
 _MOST_FIELDS = 50
 
 
+_TO_PEOPLE = {  # what says otherwise how a program does it
+    "NOT_SIGNED_IN": "You are not signed in any more: sign in, then do it once more.",
+    "CSRF": "This page was from before you signed in: go back, load it anew, and press the button once more.",
+}
+
+
 def _hash(text: str) -> str:
     return f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
@@ -76,7 +82,7 @@ def tell_errors_as_pages(blueprint: Blueprint) -> None:
     @blueprint.errorhandler(KeyledgerError)
     def told(error: KeyledgerError) -> Response:
         status, title = status_of(error)
-        return with_headers_of(error, message(status, title, error.detail))
+        return with_headers_of(error, message(status, title, _TO_PEOPLE.get(error.code, error.detail)))
 
     @blueprint.errorhandler(HTTPException)
     def refused(error: HTTPException) -> Response:

@@ -32,6 +32,8 @@ blueprint.before_request(sessions.refuse_strangers)
 tell_errors_as_pages(blueprint)
 
 Token = Annotated[str, msgspec.Meta(max_length=100)]
+_NO_PLACE = "All devices that this license is for are taken. Release one of them, then send the code again."
+_NO_MOVE = "This license was on too many devices of late: see what can be done above, then send the code again."
 _NO_NAME = re.compile(r"[^A-Za-z0-9]+")
 
 
@@ -177,7 +179,7 @@ def _bind(held: Held, code: DeviceCode) -> int:
     claim = Claim(hardware_id=code.hardware_id, device_name=code.device_name or None)
     verdict = services().licenses.activate(held.key, claim)
     if verdict.code is Code.TOO_MANY_MACHINES:
-        raise Conflict("All devices that this license is for are taken. Release one below, then send the code again.")
+        raise Conflict(_NO_PLACE if len(held.devices) >= held.license.max_devices else _NO_MOVE)
     if not verdict.valid:
         raise Conflict("This license is not valid at the moment, so no file can be made with it.")
     devices = services().customers.license(held.license.email, license_id(held.key)).devices

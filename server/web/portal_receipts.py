@@ -29,6 +29,6 @@ def show(payment: str) -> Response:
         payment=paid,
         title="Invoice" if is_invoice else "Receipt",
         has_own=paid.source in OWN_INVOICES,
-        platform=SHOPS.get(paid.source, paid.source),
+        platform=SHOPS.get(paid.source, ""),
         settings=ours.settings,
     )

@@ -186,11 +186,14 @@ def test_where_the_app_freed_all_seats_room_is_made_by_a_release(shop, clock):
     told = page_of(browser, key)
     assert "takes no new one before 18 February 2027" in told
     assert "make room for it: that counts as a release" in told
+    assert "on too many devices of late" in words(press(browser, key, "offline", device_code="new"))
     assert press(browser, key, "room").headers["Location"].endswith("?done=room")
     assert press(browser, key, "room").status_code == 303  # there is room: nothing is done
     assert "You can release" not in page_of(browser, key)  # nothing is bound
     assert browser.get("/me/licenses")["licenses"][0]["releases_left"] == 4
     assert shop.code(key, hardware_id="new") == "VALID"
+    assert [finding for finding in shop.services.audit.verify() if not finding.is_note] == []
+    assert shop.services.audit.explain(key) is not None
 
 
 def test_it_says_what_is_left_and_when_the_next_is_possible(tmp_path, clock, monkeypatch):
