@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from server.domain.catalogue import Product
 from server.domain.license import Code, License, standing
+from server.errors import StorageUnavailable
 from server.services.customers import Held
 from server.services.letter_writing import SHOPS
+from server.services.payments import Payment
 from server.web import me
 from server.web.services import services
+
+log = logging.getLogger(__name__)
 
 
 def card(held: Held) -> dict[str, Any]:
@@ -31,6 +36,15 @@ def card(held: Held) -> dict[str, Any]:
         "has_gone": bool(held.gone),
         "has_room": held.has_room,
     }
+
+
+def payments_of(email: str) -> list[Payment] | None:
+    """None where the books of orders cannot be read: licenses are shown without them."""
+    try:
+        return services().payments.of(email)
+    except StorageUnavailable as error:
+        log.error("%s", error.detail)
+        return None
 
 
 def stands(license: License) -> str:

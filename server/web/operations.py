@@ -63,7 +63,7 @@ from server.web.owner import (
     TransferRequest,
 )
 from server.web.packages import Bundle, Package, PackageList, PackageQuery
-from server.web.portal import EmailForm, SignInQuery, SignOutForm
+from server.web.portal import EmailForm, SignInQuery
 from server.web.portal_license import ChangeForm, DeviceCodeForm, LicensePageQuery, ReleaseForm
 from server.web.shop import OrderForm, PackagePageQuery, ShopQuery
 from server.web.webhooks import Received
@@ -611,10 +611,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("post", "/portal/sign-in/{token}/again"): _page(
         "A new link in the place of one that is over.", 403, 404, 429, status=202
     ),
-    ("post", "/portal/sign-out"): _button("The page's button to sign out.", takes=SignOutForm),
-    ("post", "/portal/sign-out-everywhere"): _button(
-        "The page's button to end all sessions of the account.", takes=SignOutForm
-    ),
+    ("post", "/portal/sign-out"): _button("The page's button to sign out."),
+    ("post", "/portal/sign-out-everywhere"): _button("The page's button to end all sessions of the account."),
     ("get", "/portal/licenses/{license}"): _page(
         "A license of the account: its key, devices, files and receipts. `help_url` of a refused device leads here.",
         *(400, 404),

@@ -5,31 +5,28 @@ Looking at a link spends nothing, since mail scanners look at all of them: only 
 
 from __future__ import annotations
 
-import logging
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
 from flask import Blueprint, Response
 
 from server.errors import NotFound, StorageUnavailable
 from server.services.letters import KEYS
+from server.services.payments import Payment
 from server.services.sign_in import Link
 from server.web import me, sessions
-from server.web.license_cards import card, shop_path
+from server.web.license_cards import card, payments_of, shop_path
 from server.web.licenses import Email
 from server.web.order_page import COPY
 from server.web.pages import page, see_other, tell_errors_as_pages
+from server.web.portal_license import ChangeForm
 from server.web.responses import form_of, query_of
 from server.web.services import services
-
-log = logging.getLogger(__name__)
 
 blueprint = Blueprint("portal", __name__, url_prefix="/portal")
 blueprint.before_request(sessions.refuse_strangers)
 tell_errors_as_pages(blueprint)
-
-Token = Annotated[str, msgspec.Meta(max_length=100)]
-
 
 Why = Annotated[str, msgspec.Meta(pattern=r"^(keys|lic_[0-9a-f]{20})$")]
 
@@ -43,10 +40,6 @@ class EmailForm(msgspec.Struct, frozen=True, kw_only=True):
 
 class SignInQuery(msgspec.Struct, frozen=True, kw_only=True):
     why: Why | None = None
-
-
-class SignOutForm(msgspec.Struct, frozen=True, kw_only=True):
-    csrf_token: Token = ""
 
 
 # ---------------------------------------------------------------------------------------------------- signing in
@@ -124,25 +117,24 @@ def home() -> Response:
         csrf_token=session.csrf_token,
         licenses=[card(one) for one in services().customers.licenses(session.email)],
         shop=shop_path(),
-        **_paid(session.email),
+        payments=(payments := payments_of(session.email)),
+        orders=_unpaid(session.email, payments or []),
     )
 
 
-def _paid(email: str) -> dict[str, Any]:
-    """None where the books cannot be read: the licenses are shown without it."""
+def _unpaid(email: str, payments: Sequence[Payment]) -> list[me.MyOrder]:
+    """None of them where their book cannot be read: then the payments cannot, either, and the page says so."""
+    paid = {payment.order_id for payment in payments}
     try:
-        payments = services().payments.of(email)
-        paid = {payment.order_id for payment in payments}
         orders = [me.my_order(one) for one in services().customers.orders(email)]
-        return {"payments": payments, "orders": [one for one in orders if one["order_id"] not in paid]}
-    except StorageUnavailable as error:
-        log.error("%s", error.detail)
-        return {"payments": None, "orders": None}
+    except StorageUnavailable:
+        return []
+    return [one for one in orders if one["order_id"] not in paid]
 
 
 @blueprint.post("/sign-out")
 def sign_out() -> Response:
-    session = sessions.get_to_change(form_of(SignOutForm).csrf_token)
+    session = sessions.get_to_change(form_of(ChangeForm).csrf_token)
     response = see_other("/portal/sign-in")
     sessions.end(response, session)
     return response
@@ -151,7 +143,7 @@ def sign_out() -> Response:
 @blueprint.post("/sign-out-everywhere")
 def sign_out_everywhere() -> Response:
     """For who was signed in on a computer that is not his, or gone."""
-    session = sessions.get_to_change(form_of(SignOutForm).csrf_token)
+    session = sessions.get_to_change(form_of(ChangeForm).csrf_token)
     response = see_other("/portal/sign-in")
     sessions.end_everywhere(response, session)
     return response

@@ -20,7 +20,7 @@ from server.services.license_manager import is_license_id
 from server.services.seats import Verdict
 from server.services.sign_in import Session
 from server.web import limits, sessions
-from server.web.license_cards import card
+from server.web.license_cards import card, payments_of
 from server.web.licenses import HardwareId
 from server.web.order_page import COPY
 from server.web.pages import page, see_other, tell_errors_as_pages
@@ -61,7 +61,10 @@ def show(name: str) -> Response:
     asked, session = query_of(LicensePageQuery), sessions.find()
     if session is None:
         return see_other(f"/portal/sign-in?why={name}" if is_license_id(name) else "/portal/sign-in")
-    return _license_page(session, _own(session, name), done=asked.done)
+    try:
+        return _license_page(session, _own(session, name), done=asked.done)
+    except NotFound as error:  # with the button to sign out
+        return page("message.html", 404, title="Not found", detail=error.detail, csrf_token=session.csrf_token)
 
 
 def _own(session: Session, name: str) -> Held:
@@ -75,7 +78,7 @@ def _own(session: Session, name: str) -> Held:
 
 
 def _license_page(session: Session, held: Held, status: int = 200, **more: Any) -> Response:
-    payments = services().payments.of(session.email)
+    payments = payments_of(session.email) or []
     return page(
         "license.html",
         status,
@@ -183,7 +186,10 @@ def _bind(held: Held, code: DeviceCode) -> int:
     if not verdict.valid:
         raise Conflict("This license is not valid at the moment, so no file can be made with it.")
     devices = services().customers.license(held.license.email, license_id(held.key)).devices
-    return next(n for n, device in enumerate(devices, 1) if device.hardware_id == code.hardware_id)
+    number = next((n for n, device in enumerate(devices, 1) if device.hardware_id == code.hardware_id), None)
+    if number is None:  # somebody released it in this moment
+        raise Conflict(_NO_PLACE)
+    return number
 
 
 @blueprint.get("/<name>/devices/<number>/file")

@@ -702,7 +702,7 @@ def test_an_order_that_waits_for_its_payment_is_found_in_the_account(shop):
 
 def test_a_damaged_book_of_orders_takes_no_license_from_the_account(shop):
     key = shop.sale(email=ANN)
-    shop.place("wave")
+    shop.buy("wave")
     shop.place("team")
     browser, book = shop.sign_in(), shop.folder / "orders.jsonl"
     book.write_bytes(b"{" + book.read_bytes()[5:])

@@ -53,8 +53,10 @@ def test_it_shows_the_license_and_only_to_its_customer(shop):
     for said in ("Team", key, "Active", "Paid through 5 December 2026", "1 of 2 devices in use", "Laptop", "extra"):
         assert said in told
     assert "You can release 10 more devices within 90 days" in told
-    others = shop.sign_in(BOB).client.get(f"/portal/licenses/{license_id(key)}")
+    bob = shop.sign_in(BOB)
+    others = bob.client.get(f"/portal/licenses/{license_id(key)}")
     assert (others.status_code, key in others.text, "sign in with that one" in others.text) == (404, False, True)
+    assert Page(others.text).fields("/portal/sign-out") == {"csrf_token": bob.token}
 
 
 @pytest.mark.parametrize(
