@@ -133,12 +133,15 @@ class Street:
         with page.expect_navigation():  # on a busy machine the form stays on the screen for a while
             page.get_by_role("button", name="Go to the payment").click()
 
-    def letter(self, to: str, about: str) -> str:
-        """The text of the newest letter, which leaves after the answer."""
+    def letter(self, to: str, about: str, number: int = 1) -> str:
+        """The text of the so-manieth letter to somebody about something, which leaves after the answer."""
         inbox = self.post.inbox
-        found = self.server.until(lambda: [m for tos, m in inbox if to in tos and about in str(m["Subject"])])
-        assert found, [(tos, str(m["Subject"])) for tos, m in inbox]
-        return str(found[-1].get_body(("plain",)).get_content()).replace("\r\n", "\n")
+
+        def came() -> list[Any]:
+            return [m for tos, m in inbox if to in tos and about in str(m["Subject"])]
+
+        assert self.server.until(lambda: len(came()) >= number), [(tos, str(m["Subject"])) for tos, m in inbox]
+        return str(came()[number - 1].get_body(("plain",)).get_content()).replace("\r\n", "\n")
 
     def sign_in(self, page: Page, email: str) -> None:
         """Where the letter is not what is looked at: a session is begun as its link would."""

@@ -271,9 +271,9 @@ def test_no_word_is_a_500_and_no_answer_shows_a_secret(after):
         assert not any(UNSEEN.search(value) for _, value in answered.headers)
 
 
-def test_no_word_becomes_a_tag_or_a_link_of_a_page(after, harmless):
+def adds_nothing(after: Aftermath, harmless: Aftermath) -> None:
+    """No page of the one has a tag, an attribute or a link that those of the other have not."""
     known = set().union(*(Tags(page.text).tags for page in harmless.pages)) | OURS
-    assert sum(page.status_code == 200 for page in after.pages) > 5 * len(SOME)
     for page in after.pages:
         found = Tags(page.text) if page.data else Tags("")
         assert found.tags <= known, (page.request.path, found.tags - known)
@@ -292,6 +292,11 @@ def test_no_word_becomes_a_tag_or_a_link_of_a_page(after, harmless):
             assert "unsafe" not in policy
         to = page.headers.get("Location", "/")
         assert to.startswith(("/", "http://127.0.0.1:8000/", "https://shop.example/")), to
+
+
+def test_no_word_becomes_a_tag_or_a_link_of_a_page(after, harmless):
+    assert sum(page.status_code == 200 for page in after.pages) > 8 * len(SOME)
+    adds_nothing(after, harmless)
 
 
 def test_no_word_becomes_a_tag_or_a_header_of_a_letter(after, harmless):
@@ -331,6 +336,7 @@ def test_the_books_are_sound_afterwards(after):
 
 
 @pytest.mark.slow
-def test_every_word_is_answered(tmp_path):
+def test_every_word_is_answered_and_becomes_no_tag(tmp_path, harmless):
     told = Aftermath(tmp_path, HOSTILE)
     assert all(answered.status_code < 500 for answered in told.passer.answers)
+    adds_nothing(told, harmless)

@@ -70,11 +70,10 @@ def test_signed_in_by_a_letter_the_key_is_copied_and_mailed_again(street):
     expect(page.locator("#said")).to_have_text("The key of Wave is copied.")
     assert page.evaluate("navigator.clipboard.readText()") == key
     follow(page, "Wave")
-    before = len(street.post.inbox)
+    assert key in street.letter("one@example.com", "Your license key for Wave")
     press(page, "Send the key by e-mail again")
     expect(page.get_by_role("status").first).to_have_text("The key is on its way to you by e-mail.")
-    assert street.server.until(lambda: len(street.post.inbox) > before)
-    assert key in street.letter("one@example.com", "Your license key for Wave")
+    assert key in street.letter("one@example.com", "Your license key for Wave", number=2)
 
 
 def test_who_lost_the_key_finds_it_and_ends_all_sessions(street):
