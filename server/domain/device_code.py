@@ -96,4 +96,4 @@ def _plain(word: str) -> str:
 
 
 def _wrong(said: str) -> BadRequest:
-    return BadRequest(f"device_code: {said}", "BAD_DEVICE_CODE")
+    return BadRequest(f"device_code: {said}")

@@ -35,6 +35,7 @@ from server.services.letters import (
 from server.services.mailer import ConnectionLost, Mailer, MailError, ServerUnreachable
 from server.services.settlement import Settlement
 from server.services.sign_in import Links
+from server.services.trace import on_behalf_of
 from server.settings import Settings
 from server.storage.base import Letter, LetterBox, Progress, Store
 
@@ -155,7 +156,7 @@ class _Run:
     def through(self, letters: Sequence[Letter], progress: Progress) -> None:
         with self._sender.mailer:
             for done, letter in enumerate(letters, 1):
-                self._settle(self._attempt(letter))
+                self._settle(self._traced(letter, self._attempt))
                 progress(done, len(letters))
                 if self._stopped_by:
                     break
@@ -163,8 +164,18 @@ class _Run:
     def ask(self, inquiries: Sequence[Letter], progress: Progress) -> None:
         """Ask platforms what is still open; whoever does not answer is asked again later, as a letter is sent again."""
         for done, inquiry in enumerate(inquiries, 1):
-            self._settle(self._inquire(inquiry))
+            self._settle(self._traced(inquiry, self._inquire))
             progress(done, len(inquiries))
+
+    def _traced(self, letter: Letter, act: Callable[[Letter], Letter]) -> Letter:
+        """What is logged meanwhile, and of how it went, names the request that the letter goes back to. No line is
+        written of links to sign in: what became of one would tell whose address is known."""
+        with on_behalf_of(self._sender.subjects.request_of(letter)):
+            after = act(letter)
+            if letter.kind != SIGN_IN:
+                told = {"kind": after.kind, "state": after.state, "attempts": after.attempts}
+                log.info("letter", extra=told | ({"letter": after.id, "seq": after.seq} if after.seq else {}))
+            return after
 
     def _inquire(self, inquiry: Letter) -> Letter:
         trying = self._trying(inquiry)

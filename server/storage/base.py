@@ -40,7 +40,8 @@ class Finding(msgspec.Struct, frozen=True):
 class StoreState(msgspec.Struct, frozen=True, kw_only=True):
     """How the store is, for /health and the owner: `trouble` says why writes fail, None when they do not.
 
-    `view` says why licenses.json is behind; `notices` are what had to be mended since the start.
+    `view` says why licenses.json is behind, `behind` by how many lines it is; `notices` are what had to be mended since
+    the start.
     """
 
     kind: str
@@ -48,6 +49,7 @@ class StoreState(msgspec.Struct, frozen=True, kw_only=True):
     licenses: int
     ledger_lines: int
     view: str | None = None
+    behind: int = 0
     notices: tuple[str, ...] = ()
 
 
@@ -257,6 +259,10 @@ class Store(ABC):
     @abstractmethod
     def state(self, probe: bool = False) -> StoreState:
         """How the store is; `probe` tries to write."""
+
+    def sizes(self) -> dict[str, int]:
+        """How many bytes each part of the books takes, by its name; empty where the store cannot tell."""
+        return {}
 
     @abstractmethod
     def rebuild(self) -> int:

@@ -39,6 +39,7 @@ from server.storage.view import Books, EmptyView, View, ViewDamaged, write_view
 
 log = logging.getLogger(__name__)
 
+BOOKS = "purchases.jsonl activity.jsonl orders.jsonl outbox.jsonl usage.jsonl licenses.json history.idx".split()
 SMALL_SHOP = 10_000
 PATIENCE = 4.0  # seconds for a lock: less than the 5 that Gumroad waits for an answer
 _RELOAD_FROM = 256
@@ -677,8 +678,16 @@ class FlatFileStore(Store):
             licenses=self._count,
             ledger_lines=self.ledger.mark.seq,
             view=self._view_trouble,
+            behind=self._recent_lines,
             notices=tuple(self._notices),
         )
+
+    def sizes(self) -> dict[str, int]:
+        found = {}
+        for name in BOOKS:
+            with suppress(OSError):
+                found[name] = (self.folder / name).stat().st_size
+        return found
 
     def _probe(self) -> str | None:
         """Why it takes no bytes; after a write that failed, the logs have to take them too."""

@@ -11,9 +11,11 @@ from typing import Any
 
 import msgspec
 
+from server.services.reconcile_steps import Report
 from server.services.revenue import Stats
 from server.services.sending import SendReport
 from server.web.checkout import Initiated, InitiateRequest, KeptOrder, OrderAnswer, Refunded, RefundRequest
+from server.web.examples import KEY
 from server.web.health import Health
 from server.web.licenses import (
     ActivateRequest,
@@ -59,6 +61,7 @@ from server.web.owner import (
     PurchasePage,
     PurchaseQuery,
     Queued,
+    ReconcileRequest,
     ShownLicense,
     TransferRequest,
 )
@@ -116,7 +119,6 @@ class EasyPaisaQuery(msgspec.Struct):
 
 
 # ---------------------------------------------------------------------------------------------------- examples
-KEY = "1XSP9F-DA8C12-7AF57V-AA3V5F-G0MQMD"
 _LICENSE = {
     "id": "lic_97fd713d8966ef056896",
     "product_id": "imagewave",
@@ -223,6 +225,7 @@ _ENROLLED = {
     "expiry_date": None,
     "license_ids": ["lic_97fd713d8966ef056896"],
 }
+_METRICS = 'keyledger_webhooks_total{platform="gumroad",outcome="issued"} 17.0\n'
 
 # ---------------------------------------------------------------------------------------------------- the table
 _APPS, _OLDER, _HOOKS, _SHOP, _OWNER, _CUSTOMER, _PAGES, _OTHER = (
@@ -468,6 +471,16 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         refuses=_FIND,
         proof=BEARER,
     ),
+    ("post", "/api/v1/reconcile/{platform}"): Operation(
+        tag=_OWNER,
+        does="Hold the ledger against the platform's own record, in steps of seconds: ask again with the same body "
+        "until `state` is `done`. Nothing is changed without `apply`.",
+        takes=ReconcileRequest,
+        gives=Report,
+        refuses=_DECIDE,
+        proof=BEARER,
+        sends={"since": "2026-11-01", "apply": False},
+    ),
     ("get", "/api/v1/packages"): Operation(
         tag=_SHOP,
         does="The packages that are published, the featured first.",
@@ -637,11 +650,26 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         "The license file of a device, and what to do with it.", 404, 409, also={303: None}
     ),
     ("get", "/portal/licenses/{license}/devices/{number}/file.lic"): _page(
-        "The same as a file.", 401, 404, 409, gives="application/octet-stream", proof=SESSION
+        "The same as a file.",
+        *(401, 404, 409),
+        gives="application/octet-stream",
+        proof=SESSION,
+        sees="-----BEGIN LICENSE FILE-----\neyJlbmMiOiJleUptYjNKdFlYUWlPakVz[...]\n-----END LICENSE FILE-----\n",
     ),
     ("get", "/portal/receipts/{payment}"): _page("The receipt or invoice of a payment.", 404, also={303: None}),
     ("get", "/health"): Operation(
-        tag=_OTHER, does="How the service is; 503 when nothing can be written.", gives=Health, also={503: Health}
+        tag=_OTHER,
+        does="How the service is; 503 when nothing can be written. A browser gets a page.",
+        gives=Health,
+        also={503: Health},
+    ),
+    ("get", "/metrics"): Operation(
+        tag=_OTHER,
+        does="What Prometheus reads, of all workers.",
+        gives=TEXT,
+        refuses=(401, 404, 429),
+        proof=BEARER,
+        sees=_METRICS,
     ),
     ("get", "/openapi.json"): Operation(tag=_OTHER, does="This description.", gives=JSON, also={304: None}),
     ("get", "/docs"): Operation(tag=_OTHER, does="This description as a page.", gives=HTML, also={304: None}),

@@ -53,7 +53,7 @@ class ReleaseForm(ChangeForm, frozen=True, kw_only=True):
 class DeviceCodeForm(ChangeForm, frozen=True, kw_only=True):
     """The code as it was pasted; a `file` with it goes before."""
 
-    device_code: Annotated[str, msgspec.Meta(max_length=100_000)] = ""
+    device_code: Annotated[str, msgspec.Meta(max_length=16_384)] = ""
 
 
 @blueprint.get("/<name>")

@@ -116,6 +116,7 @@ class Api:
             "order_id": order["order_id"],
             "package": "wave",
             "payment": self.shop.services.payments.of("ann@example.com")[-1].id,
+            "platform": "payu",
             "token": self.shop.services.customers.links.make("ann@example.com").rpartition("/")[2],
         }
         for name in set(case.path_parameters or {}) & set(there):
@@ -124,7 +125,8 @@ class Api:
             assert self.shop.code(self.mine, hardware_id="pc") == "VALID"
         if isinstance(case.body, dict):
             known = ORDER | {"license_key": self.key, "license": self.key, "product_id": "wave", "tier": "wave"}
-            known |= {"csrf_token": csrf_token, "number": 1, "device_code": device_code("pc", "Laptop")}
+            known |= {"csrf_token": csrf_token, "number": 1, "since": "2026-11-01", "until": "2026-12-01"}
+            known |= {"device_code": device_code("pc", "Laptop")}
             case.body |= {name: known[name] for name in case.body if name in known}
             if "payment_provider" in case.body:
                 case.body |= {"currency": "pln"}
