@@ -27,6 +27,7 @@ from server.services.mailer import ConsoleMailer, Mailer, SmtpMailer
 from server.services.order_refunds import OrderRefunds
 from server.services.outbox import Outbox
 from server.services.packages import Packages
+from server.services.payments import Payments
 from server.services.receipt import Receipts
 from server.services.reconcile_steps import ReconcileSteps
 from server.services.seats import Seats
@@ -61,6 +62,7 @@ class Services:
     files: LicenseFiles
     outbox: Outbox
     customers: Customers
+    payments: Payments
     audit: PurchaseAuditLog
     limits: RateLimits | None
     tallies: Tallies
@@ -116,6 +118,7 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
         files=LicenseFiles(signing, catalogue),
         outbox=outbox,
         customers=Customers(store, catalogue, outbox, settings, clock),
+        payments=Payments(store, catalogue),
         audit=PurchaseAuditLog(store),
         limits=_limits(settings, licenses.seats),
         tallies=Tallies(settings.data_dir / "metrics" if settings.admin_api_key else None),

@@ -24,7 +24,9 @@ from server.services.letters import (
     DEAD_LETTER,
     INQUIRIES,
     INQUIRY,
+    KEYS,
     ORDER_INQUIRY,
+    SEATS_TAKEN,
     SIGN_IN,
     BadAddress,
     mail_address,
@@ -111,6 +113,10 @@ class Sender:
             run.conclude(letters)
         return run.report
 
+    def _link(self, letter: Letter) -> str:
+        why = letter.text if letter.kind == SIGN_IN else None
+        return self._links.make(letter.to, why if why and why != KEYS else "")
+
     def compose(self, letter: Letter) -> EmailMessage:
         """A letter that cannot be written, for a reason that nobody thought of, must not hold up the others either."""
         try:
@@ -121,7 +127,7 @@ class Sender:
                 catalogue=self._catalogue.current(),
                 entry=entry,
                 order=self.subjects.order(entry),
-                sign_in=self._links.make(letter.to) if self.subjects.brings_link(letter, entry) else None,
+                sign_in=self._link(letter) if self.subjects.brings_link(letter, entry) else None,
                 licenses=self.subjects.licenses(letter),
                 dead=dead,
                 asked_about=self.subjects.asked_about(dead),
@@ -239,8 +245,8 @@ class _Run:
         return self._state(trying, "failed", next_at=trying.next_at, error=error)
 
     def _given_up(self, letter: Letter, error: str) -> Letter:
-        """A link that nobody waits for any more is no concern of the owner's: anyone may type any address."""
-        return self._state(letter, "dropped" if letter.kind == SIGN_IN else "dead", error=error)
+        """What a stranger can cause is no concern of the owner's: anyone may type any address, or ask for a seat."""
+        return self._state(letter, "dropped" if letter.kind in (SEATS_TAKEN, SIGN_IN) else "dead", error=error)
 
     def _is_given_up(self, letter: Letter) -> bool:
         return letter.first_at is not None and self._clock() >= letter.first_at + GIVE_UP

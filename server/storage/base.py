@@ -215,6 +215,11 @@ class Store(ABC):
         to be spoken of. Raises StorageUnavailable where the books cannot be read."""
 
     @abstractmethod
+    def purchases_of(self, email: str) -> list[list[Entry]]:
+        """The entries of each purchase in which this address was ever named, in whatever case it is written. Raises
+        StorageUnavailable where the books cannot be read."""
+
+    @abstractmethod
     def device_lines(self, key: str, look: bool = True) -> list[DeviceLine]:
         """The device log's lines of one license, in order; without `look` as of the look before, for a caller that has
         just found the license."""

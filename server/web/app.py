@@ -33,6 +33,8 @@ from server.web import (
     packages,
     pay,
     portal,
+    portal_license,
+    portal_receipts,
     shop,
     signatures,
     trouble,
@@ -97,7 +99,7 @@ def make_app(services: Services) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # no redirects: they repeat the query, with its secret, to any Host
     app.extensions["keyledger"] = services
-    front = (packages, checkout, pay, me, shop, order_page, portal)
+    front = (packages, checkout, pay, me, shop, order_page, portal, portal_license, portal_receipts)
     for room in (webhooks, jvzoo_doors, licenses, *front, owner, older, health, metrics, openapi, docs):
         app.register_blueprint(room.blueprint)
     app.know_busy_paths([VALIDATE, *(f"{WEBHOOKS}/{name}" for name in services.platforms)])
@@ -134,7 +136,7 @@ def _around_requests(app: Flask, services: Services) -> None:
         if status == 429:
             tallies.add(LIMITED, endpoint or "none")
         response.call_on_close(tidy.poke)
-        if endpoint != "licenses.validate":
+        if endpoint != "licenses.validate" or g.get("letter"):
             response.call_on_close(mail.poke)
         return response
 

@@ -117,6 +117,7 @@ _NAME: Json = {"type": "string", "minLength": 1, "maxLength": 400}
 _IN_PATHS: dict[str, tuple[str, Json]] = {
     "license": ("A license key, or a public id (`lic_…`).", _NAME),
     "number": ("The seat, from 1.", {"type": "integer", "minimum": 0, "maximum": 1_000_000}),
+    "payment": ("A payment's public name (`pay_…`).", _NAME),
     "order": ("An order's id or number.", _NAME),
     "order_id": ("The `order_id` that the checkout gave.", _NAME),
     "package": ("A package's id or slug.", _NAME),
