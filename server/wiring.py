@@ -28,7 +28,9 @@ from server.services.mailer import ConsoleMailer, Mailer, SmtpMailer
 from server.services.order_refunds import OrderRefunds
 from server.services.outbox import Outbox
 from server.services.packages import Packages
+from server.services.payments import Payments
 from server.services.receipt import Receipts
+from server.services.reconcile_steps import ReconcileSteps
 from server.services.seats import Seats
 from server.services.settlement import Settlement
 from server.services.signing import Signing
@@ -36,6 +38,7 @@ from server.settings import Settings, load_settings
 from server.storage.base import Store
 from server.storage.durable import refuse_unmoved
 from server.storage.flatfile import FlatFileStore
+from server.storage.tallies import Tallies
 
 if TYPE_CHECKING:
     from server.storage.postgres import PostgresStore  # its library takes a tenth of a second, and most need none
@@ -53,6 +56,7 @@ class Services:
     fulfilment: Fulfilment
     inquiries: Inquiries
     settlement: Settlement
+    reconcile: ReconcileSteps
     packages: Packages
     desk: Desk
     refunds: OrderRefunds
@@ -62,11 +66,14 @@ class Services:
     files: LicenseFiles
     outbox: Outbox
     customers: Customers
+    payments: Payments
     audit: PurchaseAuditLog
     limits: RateLimits | None
+    tallies: Tallies
 
     def close(self) -> None:
         """Write at once what is still due; what a killed process leaves undone is redone from the ledger."""
+        self.tallies.leave(force=True)
         if self.store.tidy() is not None:
             self.store.tidy(force=True)
 
@@ -118,6 +125,7 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
         fulfilment=fulfilment,
         inquiries=inquiries,
         settlement=settlement,
+        reconcile=ReconcileSteps(store, platforms, fulfilment, inquiries, settlement, settings.data_dir, clock),
         packages=packages,
         desk=Desk(store, packages, platforms, settings, clock, threads_run()),
         refunds=OrderRefunds(store, platforms, inquiries, settlement, settings.refund_window_days, clock),
@@ -127,8 +135,10 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
         files=LicenseFiles(signing, catalogue),
         outbox=outbox,
         customers=Customers(store, catalogue, outbox, settings, clock),
+        payments=Payments(store, catalogue),
         audit=PurchaseAuditLog(store),
         limits=_limits(settings, store, licenses.seats),
+        tallies=Tallies(settings.data_dir / "metrics" if settings.admin_api_key else None),
     )
 
 
@@ -143,13 +153,17 @@ def caretakers(services: Services) -> tuple[Caretaker, Caretaker]:
     """Two, so that a mail server that hangs never holds up the view."""
     threads = threads_run()
 
+    def tidy() -> float | None:
+        dues = (services.tallies.leave(), services.store.tidy())
+        return min((due for due in dues if due is not None), default=None)
+
     def mail() -> float | None:
         with suppress(StorageUnavailable):
             for notice in services.store.state().notices:
                 services.outbox.alert(DAMAGED, notice)
         return services.outbox.send_due(limit=None if threads else 1).next_due
 
-    return Caretaker("tidy", services.store.tidy, threads), Caretaker("mail", mail, threads)
+    return Caretaker("tidy", tidy, threads), Caretaker("mail", mail, threads)
 
 
 def _limits(settings: Settings, store: FlatFileStore | PostgresStore, seats: Seats) -> RateLimits | None:

@@ -36,6 +36,7 @@ from server.storage.usage import Count
 log = logging.getLogger(__name__)
 
 _PAGE = 500
+_TABLES = "ledger device_line order_line name license placed letter shelf".split()
 _LOCK: Query = (
     "SELECT name, seq, head, ends, closed FROM book WHERE name IN ('ledger', 'devices') ORDER BY name DESC FOR UPDATE"
 )
@@ -132,6 +133,15 @@ class PostgresStore(Store):
         )
         found = [(row[0], license_of(row)) for row in rows]
         return [(key, license) for key, license in found if email_name(license.email) == name]
+
+    def purchases_of(self, email: str) -> list[list[Entry]]:
+        name, found, seen = email_name(email), list[list[Entry]](), set[int]()
+        for seq, line in self._rows(_NAMED, [signed(name_hash(name))]):
+            entry = _entry(seq, line)
+            if seq not in seen and entry.email and email_name(entry.email) == name:
+                found.append(self.history(entry.names()))
+                seen |= {other.seq for other in found[-1]}
+        return found
 
     def device_lines(self, key: str, look: bool = True) -> list[DeviceLine]:
         rows = self._rows("SELECT line FROM device_line WHERE license = %s ORDER BY seq", license_id(key))
@@ -260,6 +270,12 @@ class PostgresStore(Store):
         except StorageUnavailable as error:
             return StoreState(kind="postgresql", trouble=error.detail, licenses=0, ledger_lines=0)
         return StoreState(kind="postgresql", trouble=closed, licenses=licenses, ledger_lines=seq)
+
+    def sizes(self) -> dict[str, int]:
+        query: Query = "SELECT name, pg_total_relation_size(name::regclass) FROM unnest(%s::text[]) AS told (name)"
+        with suppress(StorageUnavailable):
+            return dict(self.database.rows(query, [*_TABLES]))
+        return {}
 
     def rebuild(self) -> int:
         from server.storage.postgres_copy import rebuild

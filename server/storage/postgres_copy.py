@@ -36,6 +36,7 @@ from server.storage.postgres_log import (
     LogTable,
     Origin,
     check_link,
+    found_by,
     license_of,
     license_row,
     origins,
@@ -198,7 +199,7 @@ def fill(
 
         def take_entry(row: LogRow, entry: Entry) -> tuple[()]:
             purchases.add(entry.names())
-            for name in {*entry.names(), entry.identity}:
+            for name in found_by(entry):
                 names.extend((signed(name_hash(name)), row.seq))
             return ()
 
@@ -357,7 +358,7 @@ def rebuild(database: Database) -> int:
 def _names(entries: Iterable[Entry], purchases: Purchases) -> Iterator[tuple[int, int]]:
     for entry in entries:
         purchases.add(entry.names())
-        yield from ((signed(name_hash(name)), entry.seq) for name in {*entry.names(), entry.identity})
+        yield from ((signed(name_hash(name)), entry.seq) for name in found_by(entry))
 
 
 def _lines(connection: Connection, table: LogTable, kind: type[L]) -> Iterator[L]:

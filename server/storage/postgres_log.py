@@ -124,9 +124,15 @@ def check_link(name: str, row: LogRow, line: Chained, before: Mark) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- what follows
+def found_by(entry: Entry) -> set[str]:
+    """All names by which a line is looked for; that of an address links it to no other line."""
+    address = [email_name(entry.email)] if entry.email else []
+    return {*entry.names(), entry.identity, *address}
+
+
 def name_put(entries: Sequence[Entry]) -> Put:
     """By what these lines are found."""
-    pairs = {(signed(name_hash(name)), e.seq) for e in entries for name in (*e.names(), e.identity)}
+    pairs = {(signed(name_hash(name)), e.seq) for e in entries for name in found_by(e)}
     query: Query = "INSERT INTO name (hash, seq) SELECT * FROM unnest(%s::bigint[], %s::bigint[])"
     return query, ([pair[0] for pair in pairs], [pair[1] for pair in pairs])
 
