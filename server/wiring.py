@@ -93,7 +93,7 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
     licenses = LicenseManager(store, catalogue, fulfilment, clock)
     signing = Signing(settings.signing_key)
     outbox = Outbox(store, _mailer(settings), catalogue, inquiries, settlement, settings, clock)
-    table = _limit_table(settings)
+    table, rate, password = _limit_table(settings), Rate.of(settings.rate_limit), settings.admin_password_hash
     return Services(
         settings=settings,
         clock=clock,
@@ -113,10 +113,8 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
         outbox=outbox,
         customers=Customers(store, catalogue, outbox, settings, clock),
         audit=PurchaseAuditLog(store),
-        limits=RateLimits(table, rate, licenses.seats) if (rate := Rate.of(settings.rate_limit)) else None,
-        owner=OwnerSignIn(hashed, settings, store.shelf, table, clock)
-        if (hashed := settings.admin_password_hash)
-        else None,
+        limits=RateLimits(table, rate, licenses.seats) if rate else None,
+        owner=OwnerSignIn(password, settings, store.shelf, table, clock) if password else None,
     )
 
 

@@ -31,8 +31,8 @@ class Link(msgspec.Struct, frozen=True):
 
 
 class Session(msgspec.Struct, frozen=True):
-    """Who is signed in. `csrf_token` has to come back with whatever changes something. One that ends when it is not used
-    lasts `until` then, and `at_most` however much it is used."""
+    """Who is signed in. `csrf_token` has to come back with whatever changes something. One that ends when it is not
+    used lasts `until` then, and `at_most` however much it is used."""
 
     email: str
     until: Moment
@@ -66,8 +66,8 @@ class Links:
 
 
 class Sessions:
-    """Sessions of one kind of people: `purpose` keeps them apart from all others. They last `lasts`, and where `idle` is
-    told not longer than that beyond their last use."""
+    """Sessions of one kind of people: `purpose` keeps them apart from all others. They last `lasts`, and where `idle`
+    is told not longer than that beyond their last use."""
 
     def __init__(
         self,
@@ -84,10 +84,9 @@ class Sessions:
     def begin(self, email: str) -> tuple[Session, str]:
         """A session under a name that nobody knew before, and the cookie that carries it."""
         now = self._clock()
-        end, id, csrf_token = now + self._lasts, secrets.token_urlsafe(16), secrets.token_urlsafe(16)
-        session = Session(
-            email, min(end, now + (self._idle or self._lasts)), id, csrf_token, end if self._idle else None
-        )
+        end, idle = now + self._lasts, now + self._idle if self._idle else None
+        id, csrf_token = secrets.token_urlsafe(16), secrets.token_urlsafe(16)
+        session = Session(email, min(end, idle or end), id, csrf_token, at_most=end if idle else None)
         return session, self._seal.close(session)
 
     def find(self, cookie: str) -> Session | None:

@@ -126,7 +126,7 @@ def session() -> Session:
 
 # ---------------------------------------------------------------------------------------------------- forms
 def asked(kind: type[T]) -> T:
-    """What the form says, as a checked value; what was left empty is not said. Raises BadRequest that names the field."""
+    """What the form says, as a checked value; what was left empty is not said. Raises BadRequest, naming the field."""
     given = {name: value.strip() for name, value in g.fields.items() if value.strip()}
     try:
         return msgspec.convert(given, kind, strict=False)
