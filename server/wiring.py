@@ -27,9 +27,9 @@ from server.services.limits import SLOWER, RateLimits
 from server.services.mailer import ConsoleMailer, Mailer, SmtpMailer
 from server.services.order_refunds import OrderRefunds
 from server.services.outbox import Outbox
+from server.services.owner_sign_in import LONGEST, OwnerSignIn
 from server.services.packages import Packages
 from server.services.receipt import Receipts
-from server.services.seats import Seats
 from server.services.settlement import Settlement
 from server.services.signing import Signing
 from server.settings import Settings, load_settings
@@ -63,6 +63,7 @@ class Services:
     audit: PurchaseAuditLog
     deliveries: Deliveries
     limits: RateLimits | None
+    owner: OwnerSignIn | None
 
     def close(self) -> None:
         """Write at once what is still due; what a killed process leaves undone is redone from the ledger."""
@@ -95,6 +96,7 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
     licenses = LicenseManager(store, catalogue, fulfilment, clock)
     signing = Signing(settings.signing_key)
     outbox = Outbox(store, _mailer(settings), catalogue, inquiries, settlement, settings, clock)
+    table, rate, password = _limit_table(settings), Rate.of(settings.rate_limit), settings.admin_password_hash
     return Services(
         settings=settings,
         clock=clock,
@@ -115,7 +117,8 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
         customers=Customers(store, catalogue, outbox, settings, clock),
         audit=PurchaseAuditLog(store),
         deliveries=_deliveries(settings, platforms, clock),
-        limits=_limits(settings, licenses.seats),
+        limits=RateLimits(table, rate, licenses.seats) if rate else None,
+        owner=OwnerSignIn(password, settings, store.shelf, table, clock) if password else None,
     )
 
 
@@ -144,12 +147,11 @@ def _deliveries(settings: Settings, on: Collection[str], clock: Clock) -> Delive
     return Deliveries(table, on, PLATFORMS, clock)
 
 
-def _limits(settings: Settings, seats: Seats) -> RateLimits | None:
+def _limit_table(settings: Settings) -> LimitTable:
+    """One table for all that is limited; `longest` is the longest period of all its buckets."""
     rate = Rate.of(settings.rate_limit)
-    if rate is None:
-        return None
-    longest = rate.period * max(SLOWER.values())
-    return RateLimits(LimitTable(settings.data_dir / "limits.table", settings.secret_key[0], longest), rate, seats)
+    longest = max(LONGEST, rate.period * max(SLOWER.values()) if rate else 0)
+    return LimitTable(settings.data_dir / "limits.table", settings.secret_key[0], longest)
 
 
 def _mailer(settings: Settings) -> Mailer:

@@ -16,6 +16,7 @@ from werkzeug.routing import MapAdapter, Rule
 from werkzeug.wsgi import get_host
 
 from server.web import (
+    admin,
     checkout,
     docs,
     health,
@@ -33,6 +34,7 @@ from server.web import (
     portal,
     shop,
     signatures,
+    static,
     trouble,
     webhooks,
 )
@@ -78,8 +80,9 @@ def make_app(services: Services) -> Flask:
     app.url_map.merge_slashes = False  # no redirects: they repeat the query, with its secret, to any Host
     app.extensions["keyledger"] = services
     front = (packages, checkout, pay, me, shop, order_page, portal)
-    for room in (webhooks, jvzoo_doors, licenses, *front, owner, older, health, openapi, docs):
-        app.register_blueprint(room.blueprint)
+    rooms = (webhooks, jvzoo_doors, licenses, *front, owner, older, health, openapi, docs, static)
+    for blueprint in (*(room.blueprint for room in rooms), *admin.blueprints):
+        app.register_blueprint(blueprint)
     app.know_busy_paths([VALIDATE, *(f"{WEBHOOKS}/{name}" for name in services.platforms)])
     register_errors(app)
     trouble.tell_the_lost(app)

@@ -1,0 +1,7 @@
+"""The owner's dashboard: a room for each kind of thing, all behind one sign-in. See `frame` for what they share."""
+
+from __future__ import annotations
+
+from server.web.admin import home, sign_in
+
+blueprints = (sign_in.blueprint, sign_in.leaving, home.blueprint)
