@@ -105,8 +105,46 @@ class License(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
         )
 
     def status(self, now: datetime) -> Status:
-        """active, expired, suspended or banned: the word in public answers."""
-        return _STATUS.get(standing(self, now), "active")
+        return status_of(self, now)
+
+
+class Glance(msgspec.Struct, kw_only=True, gc=False):
+    """What of a record a search looks at: cheaper to read than all of it."""
+
+    email: str
+    customer_name: str
+    created_date: Moment
+    expiry_date: Moment | None
+    is_active: bool
+    hardware_id: str | None
+    device_name: str | None
+    purchase_id: str
+    product_id: str | None = None
+    devices: tuple[Device, ...] = ()
+    inactive_reason: Reason | None = None
+    grace_days: int = DEFAULT_GRACE
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Which licenses are looked for. `text` stands somewhere in the key, the e-mail address, the name, the purchase id,
+    or in a device's id or name, in whatever case."""
+
+    text: str = ""
+    status: Status | None = None
+    product_id: str | None = None
+
+    def takes(self, key: str, record: License | Glance, now: datetime) -> bool:
+        return (
+            (self.product_id is None or self.product_id == record.product_id)
+            and (self.status is None or self.status == status_of(record, now))
+            and (not self.text or _holds(key, record, self.text.lower()))
+        )
+
+
+def _holds(key: str, record: License | Glance, text: str) -> bool:
+    said = (key, record.email, record.customer_name, record.purchase_id, record.hardware_id, record.device_name)
+    further = (name for device in record.devices for name in (device.hardware_id, device.device_name))
+    return any(one is not None and text in one.lower() for one in (*said, *further))
 
 
 class DeviceEvent(StrEnum):
@@ -223,7 +261,12 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     bind: bool = True
 
 
-def standing(license: License, now: datetime) -> Code:
+def status_of(license: License | Glance, now: datetime) -> Status:
+    """active, expired, suspended or banned: the word in public answers."""
+    return _STATUS.get(standing(license, now), "active")
+
+
+def standing(license: License | Glance, now: datetime) -> Code:
     """How the license itself stands, whoever asks."""
     if not license.is_active:
         return _STANDING[license.inactive_reason or Reason.SUSPENDED]

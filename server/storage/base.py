@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import msgspec
 
-from server.domain.license import DeviceLine, License, Moment
+from server.domain.license import DeviceLine, License, Moment, Wanted
 from server.domain.order import Order, OrderFile, OrderLine
 from server.domain.purchase import Entry
 from server.storage.log import START, Mark
@@ -49,6 +49,13 @@ class StoreState(msgspec.Struct, frozen=True, kw_only=True):
     ledger_lines: int
     view: str | None = None
     notices: tuple[str, ...] = ()
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of what was looked for, and how many there are, on this page and elsewhere."""
+
+    licenses: Sequence[tuple[str, License]]
+    total: int
 
 
 class Letter(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -101,6 +108,10 @@ class LetterBox(ABC):
     @abstractmethod
     def letters(self) -> Sequence[Letter]:
         """The newest state of every letter that is still kept; reads the whole box."""
+
+    @abstractmethod
+    def letters_about(self, keys: Collection[str]) -> Sequence[Letter]:
+        """Those of them that speak of one of these license keys, in the order in which they were first written."""
 
     @abstractmethod
     def note(self, name: str) -> Letter | None:
@@ -213,6 +224,10 @@ class Store(ABC):
         to be spoken of. Raises StorageUnavailable where the books cannot be read."""
 
     @abstractmethod
+    def find_licenses(self, wanted: Wanted, now: datetime, after: str = "", limit: int = 50) -> Found:
+        """What is wanted, the newest first, from the license behind the one with the public id `after` on."""
+
+    @abstractmethod
     def device_lines(self, key: str, look: bool = True) -> list[DeviceLine]:
         """The device log's lines of one license, in order; without `look` as of the look before, for a caller that has
         just found the license."""
@@ -233,6 +248,10 @@ class Store(ABC):
     def scan(self, kind: type[T], newest_first: bool = False, below: int | None = None) -> Iterator[T]:
         """The ledger's lines as a narrower type, those before the `seq` `below`; unchecked, for statistics and lists.
         Needs nothing to be opened."""
+
+    @abstractmethod
+    def scan_devices(self) -> Iterator[DeviceLine]:
+        """The device log's lines, the newest first, unchecked, for statistics."""
 
     @abstractmethod
     def inspect(self, progress: Progress = no_progress) -> Iterator[Finding]:

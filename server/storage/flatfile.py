@@ -8,6 +8,7 @@ takes the one folder lock, catches up, appends, fsyncs; the line is then the tru
 from __future__ import annotations
 
 import errno
+import heapq
 import logging
 import os
 import threading
@@ -16,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,11 +25,11 @@ import msgspec
 
 from server.domain.fold import fold
 from server.domain.keys import license_id
-from server.domain.license import DeviceLine, License, devices_after
+from server.domain.license import DeviceLine, Glance, License, Wanted, devices_after
 from server.domain.purchase import Entry, email_name, name_hash
 from server.errors import DamagedFile, StorageUnavailable
 from server.storage import durable
-from server.storage.base import Finding, Progress, Store, StoreState, T, Transaction, no_progress
+from server.storage.base import Finding, Found, Progress, Store, StoreState, T, Transaction, no_progress
 from server.storage.history import DEVICES, HistoryIndex, read_index, write_index
 from server.storage.inspection import inspect_folder
 from server.storage.letterbox import FileLetterBox
@@ -455,6 +457,18 @@ class FlatFileStore(Store):
             seen.update(history)
             yield from (key for other in history.values() for key in other.license_keys)
 
+    def find_licenses(self, wanted: Wanted, now: datetime, after: str = "", limit: int = 50) -> Found:
+        with self._memory:
+            self.catch_up()
+            view, changed = self._view, dict(self._changed)
+        written = ((key, one) for key, one in view.search(wanted.text) if key not in changed)
+        records: Iterator[tuple[str, License | Glance]] = chain(written, changed.items())
+        places = [(one.created_date, key) for key, one in records if wanted.takes(key, one, now)]
+        begin = self.find_by_id(after) if after else None
+        behind = [place for place in places if begin is None or place < (begin[1].created_date, begin[0])]
+        page = [(key, self.find_license(key)) for _, key in heapq.nlargest(limit, behind)]
+        return Found(licenses=[(key, license) for key, license in page if license], total=len(places))
+
     def device_lines(self, key: str, look: bool = True) -> list[DeviceLine]:
         with self._memory:
             if look:
@@ -481,6 +495,9 @@ class FlatFileStore(Store):
 
     def scan(self, kind: type[T], newest_first: bool = False, below: int | None = None) -> Iterator[T]:
         return self.ledger.scan(kind, newest_first, below)
+
+    def scan_devices(self) -> Iterator[DeviceLine]:
+        return self.devices.scan(DeviceLine, newest_first=True)
 
     def inspect(self, progress: Progress = no_progress) -> Iterator[Finding]:
         return inspect_folder(self.folder, progress)

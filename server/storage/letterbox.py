@@ -92,16 +92,26 @@ class FileLetterBox(LetterBox):
     def letters(self) -> Sequence[Letter]:
         return [letter for letter, _ in self._newest() if letter.kind]
 
-    def _newest(self) -> Sequence[tuple[Letter, bytes]]:
-        """The newest line of every letter and note, in the order they were first written."""
+    def letters_about(self, keys: Collection[str]) -> Sequence[Letter]:
+        wanted, data = [ascii_json(key) for key in keys], self._whole()
+        if not any(key in data for key in wanted):
+            return []
+        lines = b"\n".join(line for line in data.split(b"\n") if any(key in line for key in wanted))
+        return [letter for letter, _ in self._newest(lines) if letter.kind and letter.license_key in keys]
+
+    def _newest(self, data: bytes | None = None) -> Sequence[tuple[Letter, bytes]]:
+        """The newest line of every letter and note of the file, or of these lines, in the order of their first ones."""
+        newest = {letter.id: (letter, raw) for letter, raw in self._lines(self._whole() if data is None else data)}
+        return list(newest.values())
+
+    def _whole(self) -> bytes:
         try:
             data = self.path.read_bytes()
         except FileNotFoundError:
-            return []
+            return b""
         except OSError as error:
             raise self._unavailable("read", error) from error
-        newest = {letter.id: (letter, raw) for letter, raw in self._lines(data[: data.rfind(b"\n") + 1])}
-        return list(newest.values())
+        return data[: data.rfind(b"\n") + 1]
 
     def _catch_up(self) -> None:
         """Costs one stat when nothing is new."""

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from server.domain.keys import license_id
-from server.domain.license import DeviceEvent
+from server.domain.license import DeviceEvent, Wanted
 from server.domain.purchase import Entry, EventKind, Grant, email_name, event_name
 from server.errors import StorageUnavailable
 from server.storage.base import Letter, Store
@@ -212,6 +212,93 @@ class StoreContract(OrderBookContract, ABC):
             assert reader.history([email_name("ann@example.com")]) == []
             states = [license.is_active for _, license in reader.licenses_of("ann@example.com")]
             assert states == [False, True, True]
+
+    # ------------------------------------------------------------------------------------------------ looking for
+    def looked_for(self, store: Store, **wanted: object) -> list[str]:
+        """The same before and after what is derived was written anew."""
+        found = store.find_licenses(Wanted(**wanted), NOW)
+        store.tidy(force=True)
+        again = store.find_licenses(Wanted(**wanted), NOW)
+        assert found == again
+        assert found.total == len(found.licenses)
+        return [key for key, _ in found.licenses]
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "KEY-7",
+            "key-7",
+            "zoë@",
+            "ZOË@Exämple",
+            "o'Hara",
+            "<B>",
+            '"bold"',
+            "s7",
+            "hw-seventh",
+            "Zoë's LAPTOP",
+            "second",
+        ],
+    )
+    def test_a_license_is_looked_for_by_any_text_of_it(self, store, text):
+        said = {"email": "zoë@exämple.com", "customer_name": 'Zoë O\'Hara <b>"bold"</b>'}
+        keep(store, sold(1), sold(7, **said), sold(2))
+        bind(store, msgspec.structs.replace(device_line("KEY-7", "HW-SEVENTH"), device_name="Zoë's laptop"))
+        bind(store, device_line("KEY-7", "Second-Device", at=1))
+        assert self.looked_for(store, text=text) == ["KEY-7"]
+
+    @pytest.mark.parametrize(
+        "text", ["customer_name", "purchase_source", "2026-11-20", "is_active", "zoé", "KEY-1\0", "\n"]
+    )
+    def test_what_only_the_keeping_of_it_says_is_no_text_of_it(self, store, text):
+        keep(store, sold(1), sold(2))
+        assert self.looked_for(store, text=text) == []
+
+    def test_licenses_are_looked_for_by_their_status_and_product(self, store):
+        ended = Grant(product_id="team", license_key="KEY-3", until=NOW - timedelta(days=4))
+        graced = Grant(product_id="team", license_key="KEY-4", until=NOW - timedelta(days=2))
+        for number, grant in ((3, ended), (4, graced)):
+            keep(store, entry(EventKind.SALE, f"s{number}:sale", grant, said={"sale_id": f"s{number}"}))
+        keep(store, sold(1), sold(2))
+        keep(store, entry(EventKind.REFUND, "s2:refund", said={"sale_id": "s2"}))
+        assert self.looked_for(store, status="suspended") == ["KEY-2"]
+        assert self.looked_for(store, status="expired") == ["KEY-3"]
+        assert self.looked_for(store, status="active", product_id="team") == ["KEY-4"]
+        assert self.looked_for(store, status="active", text="key-1") == ["KEY-1"]
+        assert self.looked_for(store, status="banned") == []
+
+    def test_a_page_goes_on_behind_the_license_that_the_one_before_ended_with(self, store, another):
+        days = {number: NOW - timedelta(days=number % 4) for number in range(1, 11)}
+        keep(store, *(sold(number, purchase_date=day) for number, day in days.items()))
+        newest = sorted(days, key=lambda number: (days[number], f"KEY-{number}"), reverse=True)
+        for one in (store, another()):
+            found: list[str] = []
+            while (
+                len(page := one.find_licenses(Wanted(), NOW, license_id(found[-1]) if found else "", 3).licenses) == 3
+            ):
+                found += [key for key, _ in page]
+            assert [*found, *(key for key, _ in page)] == [f"KEY-{number}" for number in newest]
+            assert one.find_licenses(Wanted(), NOW, license_id("KEY-5"), 2).total == 10
+            one.tidy(force=True)
+
+    def test_the_device_log_is_read_from_its_end(self, store, another):
+        assert list(store.scan_devices()) == []
+        keep(store, sold(1))
+        bind(store, device_line("KEY-1", "a"), device_line("KEY-1", "b", at=1))
+        bind(store, device_line("KEY-1", "a", DeviceEvent.DEACTIVATION, at=2))
+        told = [(line.event, line.hardware_id) for line in another().scan_devices()]
+        assert told == [("deactivation", "a"), ("activation", "b"), ("activation", "a")]
+
+    def test_letters_are_found_by_the_keys_that_they_speak_of(self, store, another):
+        box = store.letterbox
+        assert box.letters_about(["KEY-1"]) == []
+        one, two = (
+            msgspec.structs.replace(letter(name), license_key=key) for name, key in (("1", "KEY-1"), ("2", "KEY-2"))
+        )
+        box.enqueue([one, two, letter("3"), Letter(id="covers", covers=START)])
+        box.enqueue([msgspec.structs.replace(one, state="sent")])
+        assert [(a.id, a.state) for a in another().letterbox.letters_about(["KEY-1"])] == [("1", "sent")]
+        assert [a.id for a in box.letters_about({"KEY-2", "KEY-1"})] == ["1", "2"]
+        assert box.letters_about(["KEY"]) == box.letters_about([]) == []
 
     # ------------------------------------------------------------------------------------------------ devices
     def test_device_lines_are_kept_in_order_for_each_license(self, store, another):
