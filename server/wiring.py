@@ -21,7 +21,8 @@ from server.services.fulfilment import Fulfilment
 from server.services.inquiries import Inquiries
 from server.services.letters import DAMAGED
 from server.services.license_files import LicenseFiles
-from server.services.license_manager import LicenseManager
+from server.services.license_manager import OWNER, LicenseManager
+from server.services.license_search import LicenseSearch
 from server.services.limits import SLOWER, RateLimits
 from server.services.mailer import ConsoleMailer, Mailer, SmtpMailer
 from server.services.order_refunds import OrderRefunds
@@ -54,6 +55,7 @@ class Services:
     refunds: OrderRefunds
     receipts: Receipts
     licenses: LicenseManager
+    search: LicenseSearch
     signing: Signing
     files: LicenseFiles
     outbox: Outbox
@@ -108,6 +110,7 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
         refunds=OrderRefunds(store, platforms, inquiries, settlement, settings.refund_window_days, clock),
         receipts=Receipts(store, catalogue),
         licenses=licenses,
+        search=LicenseSearch(store, licenses, (*PLATFORMS, OWNER), clock),
         signing=signing,
         files=LicenseFiles(signing, catalogue),
         outbox=outbox,
