@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import atexit
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +17,7 @@ from server.services.caretaker import Caretaker, threads_run
 from server.services.catalogue_file import CatalogueFile
 from server.services.checkout import Desk
 from server.services.customers import Customers
+from server.services.deliveries import NOBODY, Deliveries, Reason
 from server.services.fulfilment import Fulfilment
 from server.services.inquiries import Inquiries
 from server.services.letters import DAMAGED
@@ -34,6 +35,7 @@ from server.services.settlement import Settlement
 from server.services.signing import Signing
 from server.settings import Settings, load_settings
 from server.storage.base import Store
+from server.storage.deliveries import DeliveryTable
 from server.storage.flatfile import FlatFileStore
 from server.storage.limits import LimitTable
 
@@ -61,6 +63,7 @@ class Services:
     outbox: Outbox
     customers: Customers
     audit: PurchaseAuditLog
+    deliveries: Deliveries
     limits: RateLimits | None
     owner: OwnerSignIn | None
 
@@ -116,6 +119,7 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
         outbox=outbox,
         customers=Customers(store, catalogue, outbox, settings, clock),
         audit=PurchaseAuditLog(store),
+        deliveries=_deliveries(settings, platforms, clock),
         limits=RateLimits(table, rate, licenses.seats) if rate else None,
         owner=OwnerSignIn(password, settings, store.shelf, table, clock) if password else None,
     )
@@ -139,6 +143,11 @@ def caretakers(services: Services) -> tuple[Caretaker, Caretaker]:
         return services.outbox.send_due(limit=None if threads else 1).next_due
 
     return Caretaker("tidy", services.store.tidy, threads), Caretaker("mail", mail, threads)
+
+
+def _deliveries(settings: Settings, on: Collection[str], clock: Clock) -> Deliveries:
+    table = DeliveryTable(settings.data_dir / "webhooks.table", (*PLATFORMS, NOBODY), tuple(Reason))
+    return Deliveries(table, on, PLATFORMS, clock)
 
 
 def _limit_table(settings: Settings) -> LimitTable:

@@ -237,12 +237,17 @@ class Store(ABC):
         """The entries of the purchase that these names speak of, and of all that they are linked to, in order."""
 
     @abstractmethod
+    def told_of(self, email: str) -> list[Entry]:
+        """The entries that name this address, in whatever case it is written, in order. Raises StorageUnavailable."""
+
+    @abstractmethod
     def find_event(self, identity: str) -> Entry | None:
         """The newest entry of an event; None when it was never heard of."""
 
     @abstractmethod
-    def scan(self, kind: type[T], newest_first: bool = False) -> Iterator[T]:
-        """The ledger's lines as a narrower type, unchecked, for statistics; needs nothing to be opened."""
+    def scan(self, kind: type[T], newest_first: bool = False, below: int | None = None) -> Iterator[T]:
+        """The ledger's lines as a narrower type, those before the `seq` `below`; unchecked, for statistics and lists.
+        Needs nothing to be opened."""
 
     @abstractmethod
     def scan_devices(self) -> Iterator[DeviceLine]:

@@ -422,26 +422,40 @@ class FlatFileStore(Store):
 
     def licenses_of(self, email: str) -> list[tuple[str, License]]:
         name = email_name(email)
+        with self._read_whole():
+            found = {key: self._find(key) for key in self._keys_told_of(name)}
+        return [(key, license) for key, license in found.items() if license and email_name(license.email) == name]
+
+    def told_of(self, email: str) -> list[Entry]:
+        with self._read_whole():
+            return [entry for _, entry in self._told_of(email_name(email))]
+
+    @contextmanager
+    def _read_whole(self) -> Iterator[None]:
+        """Up to date, for a reader who must not be told less than there is."""
         with self._memory:
             self.catch_up()
             try:
-                found = {key: self._find(key) for key in self._keys_told_of(name)}
+                yield
             except (DamagedFile, OSError) as error:
                 self._take_damage(error)
                 raise StorageUnavailable(f"storage cannot be read: {error}") from error
-        return [(key, license) for key, license in found.items() if license and email_name(license.email) == name]
+
+    def _told_of(self, name: str, but: Container[int] = ()) -> Iterator[tuple[int, Entry]]:
+        """The lines that name an address, with their places; those of these places are not read."""
+        for place in sorted(place for place in self._places(name) if not place & DEVICES):
+            if place not in but:
+                entry = self.ledger.line_at(place)
+                if entry.email and email_name(entry.email) == name:
+                    yield place, entry
 
     def _keys_told_of(self, name: str) -> Iterator[str]:
         """The keys of all purchases in which this address was ever named; it may own few of them now."""
         seen: set[int] = set()
-        for place in self._places(name):
-            if place & DEVICES or place in seen:
-                continue
-            entry = self.ledger.line_at(place)
-            if entry.email and email_name(entry.email) == name:
-                history = self._history(entry.names())
-                seen.update(history)
-                yield from (key for other in history.values() for key in other.license_keys)
+        for _, entry in self._told_of(name, but=seen):
+            history = self._history(entry.names())
+            seen.update(history)
+            yield from (key for other in history.values() for key in other.license_keys)
 
     def find_licenses(self, wanted: Wanted, now: datetime, after: str = "", limit: int = 50) -> Found:
         with self._memory:
@@ -479,8 +493,8 @@ class FlatFileStore(Store):
             entries = [entry for entry in map(self.ledger.line_at, places) if entry.identity == identity]
         return max(entries, key=lambda entry: entry.revision, default=None)
 
-    def scan(self, kind: type[T], newest_first: bool = False) -> Iterator[T]:
-        return self.ledger.scan(kind, newest_first)
+    def scan(self, kind: type[T], newest_first: bool = False, below: int | None = None) -> Iterator[T]:
+        return self.ledger.scan(kind, newest_first, below)
 
     def scan_devices(self) -> Iterator[DeviceLine]:
         return self.devices.scan(DeviceLine, newest_first=True)

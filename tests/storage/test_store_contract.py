@@ -408,6 +408,22 @@ class StoreContract(OrderBookContract, ABC):
         assert list(store.scan(Sold)) == [Sold("s1:sale", 1), Sold("s2:sale", 2), Sold("s3:sale", 3)]
         assert [line.seq for line in store.scan(Sold, newest_first=True)] == [3, 2, 1]
 
+    def test_the_ledger_is_scanned_below_a_line(self, store):
+        keep(store, *map(sold, range(1, 41)))
+        for below, expected in ((1, []), (2, [1]), (3, [2, 1]), (40, list(range(39, 0, -1))), (99, range(40, 0, -1))):
+            assert [line.seq for line in store.scan(Sold, newest_first=True, below=below)] == list(expected)
+            assert [line.seq for line in store.scan(Sold, below=below)] == sorted(expected)
+
+    def test_the_lines_that_name_an_address_are_found_whoever_owns_the_license_now(self, store, another):
+        keep(store, sold(1, email="Zoë@Example.com"), sold(2, email="bob@example.com"))
+        keep(store, entry(EventKind.PENDING, "p1", said={"email": "zoë@example.COM ", "sale_id": "p1"}))
+        keep(store, sold(3, email=None), sold(4, email="zoë@example.com.org"))
+        for reader in (store, another()):
+            assert [line.seq for line in reader.told_of(" ZOË@example.com")] == [1, 3]
+            assert reader.told_of("ann@example.com") == []
+        store.tidy(force=True)
+        assert [line.seq for line in store.told_of("zoë@example.com")] == [1, 3]
+
     # ------------------------------------------------------------------------------------------------ the rest
     def test_validations_are_counted(self, store, another):
         keep(store, sold(1), sold(2))
