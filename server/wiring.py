@@ -12,17 +12,21 @@ from server.domain.rate import Rate
 from server.errors import StorageUnavailable
 from server.platforms import PLATFORMS, Platform
 from server.platforms.base import Checkout
+from server.services.attention import Attention
 from server.services.audit import PurchaseAuditLog
+from server.services.backlog import Backlog
 from server.services.caretaker import Caretaker, threads_run
 from server.services.catalogue_file import CatalogueFile
 from server.services.checkout import Desk
 from server.services.customers import Customers
 from server.services.deliveries import NOBODY, Deliveries, Reason
+from server.services.figures import Figures
 from server.services.fulfilment import Fulfilment
 from server.services.inquiries import Inquiries
 from server.services.letters import DAMAGED
 from server.services.license_files import LicenseFiles
-from server.services.license_manager import LicenseManager
+from server.services.license_manager import OWNER, LicenseManager
+from server.services.license_search import LicenseSearch
 from server.services.limits import SLOWER, RateLimits
 from server.services.mailer import ConsoleMailer, Mailer, SmtpMailer
 from server.services.order_refunds import OrderRefunds
@@ -57,6 +61,7 @@ class Services:
     refunds: OrderRefunds
     receipts: Receipts
     licenses: LicenseManager
+    search: LicenseSearch
     signing: Signing
     files: LicenseFiles
     outbox: Outbox
@@ -66,6 +71,9 @@ class Services:
     second_look: SecondLook
     limits: RateLimits | None
     owner: OwnerSignIn | None
+    figures: Figures
+    backlog: Backlog
+    attention: Attention
 
     def close(self) -> None:
         """Write at once what is still due; what a killed process leaves undone is redone from the ledger."""
@@ -97,8 +105,12 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
     packages = Packages(catalogue)
     licenses = LicenseManager(store, catalogue, fulfilment, clock)
     signing = Signing(settings.signing_key)
+    figures = Figures(store, clock)
+    backlog = Backlog(store, catalogue, fulfilment, figures.waiting)
+    deliveries = _deliveries(settings, platforms, clock)
     outbox = Outbox(store, _mailer(settings), catalogue, inquiries, settlement, settings, clock)
     table, rate, password = _limit_table(settings), Rate.of(settings.rate_limit), settings.admin_password_hash
+    limits = RateLimits(table, rate, licenses.seats) if rate else None
     return Services(
         settings=settings,
         clock=clock,
@@ -113,15 +125,19 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
         refunds=OrderRefunds(store, platforms, inquiries, settlement, settings.refund_window_days, clock),
         receipts=Receipts(store, catalogue),
         licenses=licenses,
+        search=LicenseSearch(store, licenses, (*PLATFORMS, OWNER), clock),
         signing=signing,
         files=LicenseFiles(signing, catalogue),
         outbox=outbox,
         customers=Customers(store, catalogue, outbox, settings, clock),
         audit=PurchaseAuditLog(store),
-        deliveries=_deliveries(settings, platforms, clock),
-        second_look=SecondLook(store, catalogue, platforms, fulfilment, inquiries, settlement),
-        limits=RateLimits(table, rate, licenses.seats) if rate else None,
+        deliveries=deliveries,
+        second_look=SecondLook(store, platforms, fulfilment, inquiries, settlement, backlog),
+        limits=limits,
         owner=OwnerSignIn(password, settings, store.shelf, table, clock) if password else None,
+        figures=figures,
+        backlog=backlog,
+        attention=Attention(store, settings, catalogue, backlog, outbox, deliveries, limits, clock),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from server.domain.catalogue import Product
@@ -10,7 +12,7 @@ from server.domain.purchase import Entry, EventKind, Outcome, PurchaseEvent, eve
 from server.errors import NotFound, Unprocessable
 from server.services.catalogue_file import CatalogueFile
 from server.services.fulfilment import Fulfilment
-from server.services.revenue import waiting_lines
+from server.services.revenue import Line, waiting_lines
 from server.storage.base import Progress, Store, no_progress
 
 
@@ -28,12 +30,20 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Backlog:
-    def __init__(self, store: Store, catalogue: CatalogueFile, fulfilment: Fulfilment) -> None:
+    def __init__(
+        self,
+        store: Store,
+        catalogue: CatalogueFile,
+        fulfilment: Fulfilment,
+        lines: Callable[[], list[Line]] | None = None,
+    ) -> None:
+        """`lines` are those that wait, where somebody keeps them; else the ledger is read for them."""
         self.store, self._catalogue, self._fulfilment = store, catalogue, fulfilment
+        self._lines = lines or (lambda: waiting_lines(store))
 
     def waiting(self) -> list[Entry]:
         found = []
-        for line in waiting_lines(self.store):
+        for line in self._lines():
             entry = self.store.find_event(event_name(line.source, line.event_id))
             if entry is not None and self._is_without(entry):
                 found.append(entry)

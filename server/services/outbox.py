@@ -150,8 +150,9 @@ class Outbox:
         return letter
 
     # ------------------------------------------------------------------------------------------------ the owner
-    def resend(self, key: str) -> Letter:
-        """Queue the delivery of this license once more. Raises NotFound, Conflict where it is not active."""
+    def resend(self, key: str, request: str | None = None) -> Letter:
+        """Queue the delivery of this license once more; a `request` that comes twice is met once. Raises NotFound,
+        Conflict where it is not active."""
         license = self._store.find_license(key)
         if license is None:
             raise NotFound("there is no such license")
@@ -159,8 +160,11 @@ class Outbox:
             raise Conflict(f"the license is not active ({license.inactive_reason}): its key is not sent", "INACTIVE")
         if not license.email:
             raise Unprocessable("the license has no e-mail address: transfer it to one first")
-        letter = self._new(f"resend:{secrets.token_hex(8)}", DELIVERY, license.email, license_key=key)
-        self._box.enqueue([letter])
+        name = f"resend:{request or secrets.token_hex(8)}"
+        known = next((one for one in self._box.letters_about([key]) if request and one.id == name), None)
+        letter = known or self._new(name, DELIVERY, license.email, license_key=key)
+        if known is None:
+            self._box.enqueue([letter])
         return letter
 
     def alert(self, kind: str, text: str) -> Letter | None:

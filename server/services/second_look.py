@@ -17,7 +17,6 @@ from server.errors import BadRequest, PlatformUnreachable, Unverified
 from server.platforms import PLATFORMS, Platform
 from server.platforms.base import Checkout
 from server.services.backlog import Backlog
-from server.services.catalogue_file import CatalogueFile
 from server.services.catalogue_sanity import line_to_add
 from server.services.fulfilment import Fulfilment, completes
 from server.services.inquiries import Inquiries
@@ -57,15 +56,15 @@ class SecondLook:
     def __init__(
         self,
         store: Store,
-        catalogue: CatalogueFile,
         platforms: Mapping[str, Platform],
         fulfilment: Fulfilment,
         inquiries: Inquiries,
         settlement: Settlement,
+        backlog: Backlog,
     ) -> None:
         self._store, self._platforms = store, platforms
         self._fulfilment, self._inquiries, self._settlement = fulfilment, inquiries, settlement
-        self.backlog = Backlog(store, catalogue, fulfilment)
+        self._backlog = backlog
 
     def newest(self, entry: Entry) -> Entry:
         """What the ledger says last of this event."""
@@ -76,7 +75,7 @@ class SecondLook:
         newest = self.newest(entry)
         if newest.source not in PLATFORMS:
             return Prospect(way=Way.NOTHING, words="This is a decision of your own, and was carried out at once.")
-        if self.backlog.waits(newest):
+        if self._backlog.waits(newest):
             return self._of_waiting(newest)
         if newest.inquiry is not None:
             return self._of_question(newest)
@@ -161,7 +160,7 @@ class SecondLook:
         """Raises PlatformUnreachable, Unprocessable, StorageUnavailable."""
         newest, prospect = self.newest(entry), self.foresee(entry)
         if prospect.may_name and (prospect.way is Way.FULFIL or product_id):
-            self.backlog.complete_entry(newest, email=email, product_id=product_id)
+            self._backlog.complete_entry(newest, email=email, product_id=product_id)
         elif prospect.way is Way.ASK:
             self._ask(newest)
         elif prospect.way is Way.READ:

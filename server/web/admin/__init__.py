@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from server.web.admin import home, sign_in
+from server.web.admin import home, license_verbs, licenses, sign_in, waiting
 
-blueprints = (sign_in.blueprint, sign_in.leaving, home.blueprint)
+blueprints = (
+    sign_in.blueprint,
+    sign_in.leaving,
+    home.blueprint,
+    licenses.blueprint,
+    license_verbs.blueprint,
+    waiting.blueprint,
+)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Literal, TypeVar, cast
+from typing import Annotated, Literal, TypeVar, cast
 from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
@@ -27,6 +27,7 @@ from server.web.sessions import SessionCookie, cookie_named, refuse_strangers, s
 from server.web.static import address
 
 T = TypeVar("T")
+Once = Annotated[str, msgspec.Meta(pattern=r"^[\w-]{8,64}$")]  # the name of a form that is to be done once
 
 # Where the navigation leads; a room of this name is shown as the place where one is.
 PLACES: Sequence[tuple[str, str]] = (
@@ -75,13 +76,14 @@ class Told(msgspec.Struct, frozen=True):
 
 
 # ---------------------------------------------------------------------------------------------------- rooms
-def room(name: str, is_open: bool = False) -> Blueprint:
-    """A part of the dashboard. `name` is that of its place in the navigation. `is_open`: without signing in."""
+def room(name: str, is_open: bool = False, place: str | None = None) -> Blueprint:
+    """A part of the dashboard. `place` is where in the navigation it is, if not at its own name. `is_open`: without
+    signing in."""
     blueprint = Blueprint(f"admin_{name}", f"server.web.admin.{name}", url_prefix="/admin")
 
     @blueprint.before_request
     def guard() -> Response | None:
-        g.place = name
+        g.place = place or name
         door()
         refuse_strangers()
         return None if is_open else _let_in()
