@@ -23,7 +23,7 @@ from server.platforms import PLATFORMS
 from server.services import revenue
 from server.services.order_audit import OrderFilters, order_rows, suspicious_rows
 from server.services.reversals import Reversals
-from server.services.spreadsheet import BOM, csv_lines
+from server.services.spreadsheet import csv_file
 from server.services.story import Story, tell
 from server.storage import durable
 from server.storage.base import Finding, Progress, Store, no_progress
@@ -187,8 +187,7 @@ class PurchaseAuditLog:
                 count += 1
                 yield row
 
-        lines = csv_lines(counted(), COLUMNS)
-        durable.replace(Path(path), (piece.encode() for piece in _joined(BOM, lines)))
+        durable.replace(Path(path), csv_file(counted(), COLUMNS))
         return count
 
     def _entries(
@@ -248,13 +247,6 @@ def row_of(entry: Entry) -> Row:
     row: Row = msgspec.json.decode(msgspec.json.encode(entry))
     del row["raw"]
     return row | {"license_key": entry.license_keys[0] if entry.license_keys else None}
-
-
-def _joined(first: str, lines: Iterator[str], size: int = 1000) -> Iterator[str]:
-    """Pieces of many lines, so that a large export is few writes."""
-    yield first
-    while piece := "".join(islice(lines, size)):
-        yield piece
 
 
 def _holds(entry: Entry, wanted: str, typed: set[str]) -> bool:

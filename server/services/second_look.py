@@ -29,19 +29,18 @@ class Way(StrEnum):
     """How a line is handled again."""
 
     NOTHING = "nothing"  # there is nothing to be done
-    UNMAPPED = "unmapped"  # nor here, before its product is mapped or named
+    WAITS = "waits"  # nor here, before its product is mapped, or the owner says what and whose it is
     FULFIL = "fulfil"
     ASK = "ask"
     READ = "read"
 
 
 class Prospect(msgspec.Struct, frozen=True, kw_only=True):
-    """What would happen. `line` is what products.json lacks; `may_name`: a product may be named in its place."""
+    """What would happen. `line` is what products.json lacks."""
 
     way: Way
     words: str
     line: str | None = None
-    may_name: bool = False
 
 
 class Handled(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,17 +85,18 @@ class SecondLook:
 
     def _of_waiting(self, entry: Entry) -> Prospect:
         event = entry.as_event()
-        to = f"to {entry.email}" if entry.email else "to nobody: the sale names no address, so say whose it is"
         if entry.inquiry is not None:
             return self._of_question(entry)
         if not self._fulfilment.is_mapped(event):
-            words = "Nothing will change before its product is mapped in products.json, or you name one here."
-            return Prospect(way=Way.UNMAPPED, words=words, line=line_to_add(entry), may_name=True)
-        names = ", ".join(self._sold(event))
-        words = f"A license of {names} will be issued, and its key sent {to}."
+            words = "Nothing will change before its product is mapped in products.json, or named for this sale alone."
+            return Prospect(way=Way.WAITS, words=words, line=line_to_add(entry))
+        if not entry.email:
+            words = "Nothing will change before somebody says whose it is: the sale names no e-mail address."
+            return Prospect(way=Way.WAITS, words=words)
+        words = f"A license of {', '.join(self._sold(event))} will be issued, and its key sent to {entry.email}."
         if entry.event is EventKind.PENDING:
             words = f"It is held: {entry.note or 'it is not paid yet'}. If you go on all the same: {words}"
-        return Prospect(way=Way.FULFIL, words=words, may_name=True)
+        return Prospect(way=Way.FULFIL, words=words)
 
     def _sold(self, event: PurchaseEvent) -> list[str]:
         parts = self._fulfilment.parts(event)
@@ -156,11 +156,11 @@ class SecondLook:
         return found
 
     # ------------------------------------------------------------------------------------------------ done
-    def handle(self, entry: Entry, product_id: str | None = None, email: str | None = None) -> Handled:
+    def handle(self, entry: Entry) -> Handled:
         """Raises PlatformUnreachable, Unprocessable, StorageUnavailable."""
         newest, prospect = self.newest(entry), self.foresee(entry)
-        if prospect.may_name and (prospect.way is Way.FULFIL or product_id):
-            self._backlog.complete_entry(newest, email=email, product_id=product_id)
+        if prospect.way is Way.FULFIL:
+            self._backlog.complete_entry(newest)
         elif prospect.way is Way.ASK:
             self._ask(newest)
         elif prospect.way is Way.READ:
