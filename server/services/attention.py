@@ -135,16 +135,16 @@ class Attention:
             return
         for check in doctor.run([doctor_settings.catalogue], self._patient()):
             if check.status in (doctor.Status.WARNING, doctor.Status.WRONG):
-                yield Matter(kind=Kind.CATALOGUE, words=check.words, todo=check.todo)
+                yield Matter(kind=Kind.CATALOGUE, words=f"the catalogue: {check.words}", todo=check.todo)
 
     def _machine(self) -> Iterator[Matter]:
         for kind, examination in ((Kind.DISK, doctor.disk_space), (Kind.BACKUP, doctor.backup)):
             for check in doctor.run([examination], self._patient()):
                 if check.status in (doctor.Status.WARNING, doctor.Status.WRONG):
-                    command = _script("backup.py create") if kind is Kind.BACKUP else None
-                    is_bad = check.status is doctor.Status.WRONG
-                    words = f"{check.name}: {check.words}"
-                    yield Matter(kind=kind, words=words, todo=check.todo, command=command, is_bad=is_bad)
+                    is_bad, words = check.status is doctor.Status.WRONG, f"{check.name}: {check.words}"
+                    command = _script("backup.py create --keep 30") if kind is Kind.BACKUP and not is_bad else None
+                    todo = "Make one, and one each day by cron." if command else check.todo
+                    yield Matter(kind=kind, words=words, todo=todo, command=command, is_bad=is_bad)
         if self._limits is not None and (trouble := self._limits.trouble()):
             yield Matter(kind=Kind.LIMITS, words=trouble, todo="Free space, or take away what is in the table's place.")
 

@@ -11,7 +11,6 @@ import msgspec
 
 from server.domain.catalogue import Product
 from server.domain.fold import blocking, replaced_keys
-from server.domain.keys import license_id
 from server.domain.license import LATEST, Claim, DeviceEvent, DeviceLine, License
 from server.domain.purchase import Entry, EventKind, Grant, PurchaseEvent, event_name
 from server.errors import Conflict, NotFound, Unprocessable
@@ -249,11 +248,11 @@ class LicenseManager:
         they are one `request`.
         """
         key, _ = self.get(name)
-        event_id = f"{OWNER}:{f'{kind}:{license_id(key)}:{request}' if request else secrets.token_hex(8)}"
+        event_id = f"{OWNER}:{request or secrets.token_hex(8)}"
         with self.store.transaction() as books:
-            if request and (seen := self.store.find_event(event_name(OWNER, event_id))):
+            if seen := self.store.find_event(event_name(OWNER, event_id)):
                 books.rest_on_disk()
-                return seen
+                return _same_demand(seen, kind, key)
             _, license = self.get(key)
             said = terms(key, license)
             event = PurchaseEvent(
@@ -279,6 +278,13 @@ class LicenseManager:
         """The owner's decisions keep their order even if this machine's clock was set back between them."""
         earlier = [entry.moment for entry in self.store.history([key]) if entry.source == OWNER]
         return max([self._clock(), *(moment + timedelta(microseconds=1) for moment in earlier)])
+
+
+def _same_demand(seen: Entry, kind: EventKind, key: str) -> Entry:
+    about = {*seen.license_keys, *(grant.replaces for grant in seen.grants)}
+    if seen.event is not kind or key not in about:
+        raise Conflict("this demand was already used for something else", "IDEMPOTENCY_CONFLICT")
+    return seen
 
 
 _PURCHASE_INFO = (

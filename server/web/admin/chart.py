@@ -3,6 +3,7 @@ a page; whoever does not see them has the table beside it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from server.services.figures import Currency
@@ -27,7 +28,7 @@ class Chart(NamedTuple):
     highest: int
 
 
-def chart_of(currency: Currency) -> Chart:
+def chart_of(currency: Currency, shops: Mapping[str, str]) -> Chart:
     """Days that lost more than they took have no bar: the table tells them."""
     stacks = [
         [(place, source, currency.by_day[source][day]) for place, source in enumerate(currency.platforms)]
@@ -41,7 +42,7 @@ def chart_of(currency: Currency) -> Chart:
             if sum_.net_minor > 0 and highest:
                 tall = max(1.0, HEIGHT * sum_.net_minor / highest)
                 below -= tall
-                words = f"{currency.days[day]}, {source}: {sum_.net} {currency.code.upper()}"
+                words = f"{currency.days[day]}, {shops.get(source, source)}: {sum_.net} {currency.code.upper()}"
                 left, wide = round(day * step + GAP / 2, 1), round(step - GAP, 1)
                 bars.append(Bar(left, round(below, 1), wide, round(tall, 1), place % COLOURS, words))
     return Chart(WIDTH, HEIGHT, bars, highest)

@@ -10,6 +10,7 @@ from server.domain import money
 from server.errors import KeyledgerError
 from server.services.attention import Kind
 from server.services.figures import WINDOWS
+from server.services.letter_writing import SHOPS
 from server.web.admin import frame
 from server.web.admin.chart import chart_of
 from server.web.services import services
@@ -39,7 +40,7 @@ def home() -> Response:
     except (KeyledgerError, OSError) as error:
         log.error("dashboard: the figures cannot be told: %s", error)
         told = None
-    charts = {currency.code: chart_of(currency) for currency in told.currencies} if told else {}
+    charts = {currency.code: chart_of(currency, SHOPS) for currency in told.currencies} if told else {}
     return frame.show(
         "home.html",
         matters=services().attention.matters(),
@@ -48,6 +49,7 @@ def home() -> Response:
         figures=told,
         charts=charts,
         highest={code: money.told(chart.highest, code) for code, chart in charts.items()},
+        shops=SHOPS,
         windows=dict(zip(WINDOWS, ("Today", "7 days", "30 days"), strict=True)),
         licenses=services().store.state().licenses,
     )
