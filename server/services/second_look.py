@@ -44,7 +44,7 @@ class Prospect(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Handled(msgspec.Struct, frozen=True, kw_only=True):
-    """What happened. `entry` is the newest line of the event now."""
+    """What happened. `entry` is the line that tells it: a new one, or the newest of the event."""
 
     words: str
     entry: Entry
@@ -159,13 +159,24 @@ class SecondLook:
     def handle(self, entry: Entry) -> Handled:
         """Raises PlatformUnreachable, Unprocessable, StorageUnavailable."""
         newest, prospect = self.newest(entry), self.foresee(entry)
+        last, heard = self._last(), list[Entry]()
         if prospect.way is Way.FULFIL:
             self._backlog.complete_entry(newest)
         elif prospect.way is Way.ASK:
             self._ask(newest)
         elif prospect.way is Way.READ:
-            self._settlement.hear(self._read(newest))
-        return self._told(newest, prospect)
+            heard = [told.entry for told in self._settlement.hear(self._read(newest)) if told.entry is not None]
+        if prospect.way in (Way.NOTHING, Way.WAITS):
+            return Handled(words=prospect.words, entry=newest, is_news=False)
+        now = self.newest(entry)
+        news = [one for one in (now, *heard, *self._store.history(newest.names())) if one.seq > last]
+        if not news:
+            return Handled(words="It was looked at again: it says nothing new.", entry=now, is_news=False)
+        return Handled(words=_words(news[0]), entry=news[0], is_news=True)
+
+    def _last(self) -> int:
+        """The number of the ledger's last line."""
+        return self._store.state().ledger_lines
 
     def _ask(self, entry: Entry) -> None:
         self._inquiries.wake()
@@ -175,17 +186,6 @@ class SecondLook:
             self._inquiries.settle(entry)
         else:
             raise PlatformUnreachable(f"{entry.source} is not configured any more")
-
-    def _told(self, before: Entry, prospect: Prospect) -> Handled:
-        now = self.newest(before)
-        if now.revision != before.revision:
-            return Handled(words=_words(now), entry=now, is_news=True)
-        if prospect.way in (Way.READ, Way.ASK):
-            later = [other for other in self._store.history(before.names()) if other.seq > before.seq]
-            if news := [other for other in later if other.identity != before.identity]:
-                return Handled(words=_words(news[-1]), entry=now, is_news=True)
-            return Handled(words="It was looked at again: it says nothing new.", entry=now, is_news=False)
-        return Handled(words=prospect.words, entry=now, is_news=False)
 
 
 def _words(entry: Entry) -> str:
