@@ -34,6 +34,7 @@ from server.services.outbox import Outbox
 from server.services.owner_sign_in import LONGEST, OwnerSignIn
 from server.services.packages import Packages
 from server.services.receipt import Receipts
+from server.services.second_look import SecondLook
 from server.services.settlement import Settlement
 from server.services.signing import Signing
 from server.settings import Settings, load_settings
@@ -67,6 +68,7 @@ class Services:
     customers: Customers
     audit: PurchaseAuditLog
     deliveries: Deliveries
+    second_look: SecondLook
     limits: RateLimits | None
     owner: OwnerSignIn | None
     figures: Figures
@@ -130,6 +132,7 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
         customers=Customers(store, catalogue, outbox, settings, clock),
         audit=PurchaseAuditLog(store),
         deliveries=deliveries,
+        second_look=SecondLook(store, platforms, fulfilment, inquiries, settlement, backlog),
         limits=limits,
         owner=OwnerSignIn(password, settings, store.shelf, table, clock) if password else None,
         figures=figures,

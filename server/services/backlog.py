@@ -45,9 +45,16 @@ class Backlog:
         found = []
         for line in self._lines():
             entry = self.store.find_event(event_name(line.source, line.event_id))
-            if entry is not None and (entry.is_item or not self._has_license(entry)):
+            if entry is not None and self._is_without(entry):
                 found.append(entry)
         return found
+
+    def waits(self, entry: Entry) -> bool:
+        """Whether this line, the newest of its event, still waits for a license."""
+        return entry.outcome in (Outcome.UNMAPPED, Outcome.PENDING) and self._is_without(entry)
+
+    def _is_without(self, entry: Entry) -> bool:
+        return entry.is_item or not self._has_license(entry)
 
     def _has_license(self, entry: Entry) -> bool:
         """It may have come another way: a subscription's first invoice waits, and its checkout issues."""
@@ -70,6 +77,12 @@ class Backlog:
         entry = next((entry for entry in self.waiting() if name in (entry.event_id, entry.sale_id)), None)
         if entry is None:
             raise NotFound(f"no sale of the id {name!r} waits for a license")
+        return self.complete_entry(entry, email, customer_name, product_id)
+
+    def complete_entry(
+        self, entry: Entry, email: str | None = None, customer_name: str | None = None, product_id: str | None = None
+    ) -> Tried:
+        """The same of a line that `waits`. Raises Unprocessable."""
         said = {"email": email, "customer_name": customer_name}
         event = msgspec.structs.replace(entry.as_event(), **{k: v for k, v in said.items() if v is not None})
         if not event.email:

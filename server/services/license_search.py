@@ -32,6 +32,17 @@ class LicenseSearch:
         total = by_text.total + sum(not wanted.takes(key, license, now) for key, license in named.items())
         return Found(licenses=list(((named if not after else {}) | more).items()), total=total)
 
+    def every(self, wanted: Wanted) -> Iterator[tuple[str, License]]:
+        """All of it, in the order of their public ids, as they are read."""
+        now = self._clock()
+        if (one := self._by_key(wanted.text)) is not None:
+            yield from [one] if self._fits(wanted, *one) else []
+            return
+        named = {key for key, license in self._named(wanted.text) if self._fits(wanted, key, license)}
+        for key, license in self._store.licenses():
+            if key in named or wanted.takes(key, license, now):
+                yield key, license
+
     def _fits(self, wanted: Wanted, key: str, license: License) -> bool:
         """By all but its text."""
         return Wanted(status=wanted.status, product_id=wanted.product_id).takes(key, license, self._clock())

@@ -110,6 +110,15 @@ class LetterBox(ABC):
         """The newest state of every letter that is still kept; reads the whole box."""
 
     @abstractmethod
+    def newest(self, state: str | None = None) -> Iterator[Letter]:
+        """Those of them that are in this state (or all), the one that was written last first; whoever stops early has
+        read little."""
+
+    @abstractmethod
+    def named(self, ids: Collection[str]) -> dict[str, Letter]:
+        """Those of them that have these ids."""
+
+    @abstractmethod
     def letters_about(self, keys: Collection[str]) -> Sequence[Letter]:
         """Those of them that speak of one of these license keys, in the order in which they were first written."""
 
@@ -151,9 +160,16 @@ class OrderBook(ABC):
         """The orders of this address, in whatever case it is written; the newest first."""
 
     @abstractmethod
-    def placed(self, source: str | None, since: datetime, after: str | None = None) -> Iterator[OrderFile]:
-        """The orders of a platform (or of all) that were placed from `since` on, the oldest first, behind the order
-        `after`."""
+    def placed(
+        self,
+        source: str | None,
+        since: datetime,
+        after: str | None = None,
+        until: datetime | None = None,
+        newest_first: bool = False,
+    ) -> Iterator[OrderFile]:
+        """The orders of a platform (or of all) that were placed from `since` on, up to `until`, the oldest first or the
+        newest; in that direction behind the order `after`."""
 
     @abstractmethod
     def suspicious(self, since: datetime) -> int:

@@ -21,13 +21,24 @@ import msgspec
 from server.errors import StorageUnavailable
 from server.storage import durable
 from server.storage.base import Letter, LetterBox
-from server.storage.log import UNREADABLE, ascii_json
+from server.storage.log import UNREADABLE, ascii_json, from_end
 
 log = logging.getLogger(__name__)
 
 KEEP_SETTLED = timedelta(days=30)
 _SETTLED = ("sent", "dropped")
 _COMPACT_FROM = 4 << 20
+
+
+class _Brief(msgspec.Struct, gc=False):
+    """What of a letter's line tells whether it is wanted."""
+
+    id: str
+    kind: str = ""
+    state: str = "queued"
+
+
+_BRIEF = msgspec.json.Decoder(_Brief).decode
 
 
 class FileLetterBox(LetterBox):
@@ -91,6 +102,32 @@ class FileLetterBox(LetterBox):
 
     def letters(self) -> Sequence[Letter]:
         return [letter for letter, _ in self._newest() if letter.kind]
+
+    def newest(self, state: str | None = None) -> Iterator[Letter]:
+        seen = set[str]()
+        for brief, raw in self._from_end():
+            if brief.id not in seen:
+                seen.add(brief.id)
+                if brief.kind and state in (None, brief.state):
+                    yield self._decode(raw)
+
+    def named(self, ids: Collection[str]) -> dict[str, Letter]:
+        data = b"\n" + self._whole()
+        starts = (data.rfind(b'\n{"id":' + ascii_json(one) + b",") for one in ids)  # a line of ours begins so
+        raws = (data[start + 1 : data.index(b"\n", start + 1)] for start in starts if start >= 0)
+        return {letter.id: letter for letter, _ in self._lines(b"\n".join(raws)) if letter.kind}
+
+    def _from_end(self) -> Iterator[tuple[_Brief, bytes]]:
+        try:
+            with open(self.path, "rb") as file:
+                for piece in from_end(file, file.seek(0, os.SEEK_END)):
+                    for raw in reversed(piece.split(b"\n")):
+                        with suppress(*UNREADABLE):
+                            yield _BRIEF(raw), raw
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._unavailable("read", error) from error
 
     def letters_about(self, keys: Collection[str]) -> Sequence[Letter]:
         wanted, data = [ascii_json(key) for key in keys], self._whole()

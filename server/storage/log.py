@@ -246,7 +246,7 @@ class ChainedLog(Generic[L]):
         narrow = msgspec.json.Decoder(kind)
         with open(self.path, "rb") as file:
             end = file.seek(0, os.SEEK_END) if below is None else _begin_of(file, below)
-            for piece in _from_end(file, end) if newest_first else _from_start(file, end):
+            for piece in from_end(file, end) if newest_first else from_start(file, end):
                 try:
                     found = narrow.decode_lines(piece)
                 except UNREADABLE:  # a sealed tail is among them
@@ -440,7 +440,7 @@ def _next_number(file: BinaryIO, at: int, end: int) -> tuple[int | None, int]:
     return None, at
 
 
-def _from_start(file: BinaryIO, end: int) -> Iterator[bytes]:
+def from_start(file: BinaryIO, end: int) -> Iterator[bytes]:
     """The file in pieces of whole lines, up to its last newline before `end`."""
     file.seek(0)
     at, rest = 0, b""
@@ -452,7 +452,8 @@ def _from_start(file: BinaryIO, end: int) -> Iterator[bytes]:
         yield data[:whole]
 
 
-def _from_end(file: BinaryIO, end: int) -> Iterator[bytes]:
+def from_end(file: BinaryIO, end: int) -> Iterator[bytes]:
+    """The same from its end to its start."""
     at, rest = end, b""
     while at > 0:
         start = max(0, at - SCAN)

@@ -502,6 +502,25 @@ class StoreContract(OrderBookContract, ABC):
         assert [found.id for found in box.waiting()] == ["2", "4", "3", "5"]
         assert list(box.dead()) == []
 
+    def test_letters_are_told_from_the_one_that_was_written_last(self, store, another):
+        box = store.letterbox
+        assert (list(box.newest()), box.named(["1"])) == ([], {})
+        with box.turn():
+            box.write([letter("1"), letter("2"), letter("3"), letter("4")])
+            box.write([letter("2", "sent"), Letter(id="covers", covers=Mark(10, 1, "a")), letter("1", "failed")])
+            box.write([letter("5:\u2028<ö>")])
+        for reader in (box, another().letterbox):
+            assert [one.id for one in reader.newest()] == ["5:\u2028<ö>", "1", "2", "4", "3"]
+            assert [(one.id, one.state) for one in reader.newest("queued")] == [
+                ("5:\u2028<ö>", "queued"),
+                ("4", "queued"),
+                ("3", "queued"),
+            ]
+            assert [one.id for one in reader.newest("failed")] == ["1"]
+            named = reader.named(["2", "5:\u2028<ö>", "covers", "nobody", ""])
+            assert {name: one.state for name, one in named.items()} == {"2": "sent", "5:\u2028<ö>": "queued"}
+            assert next(reader.newest()).to == "ann@example.com"
+
     def test_notes_are_kept_beside_the_letters(self, store, another):
         with store.letterbox.turn():
             store.letterbox.write([Letter(id="covers", covers=Mark(10, 1, "a"))])

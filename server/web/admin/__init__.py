@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from server.web.admin import home, license_verbs, licenses, sign_in, waiting
+from server.web.admin import (
+    catalogue,
+    home,
+    letters,
+    license_verbs,
+    licenses,
+    orders,
+    purchases,
+    sign_in,
+    waiting,
+    webhooks,
+)
 
 blueprints = (
     sign_in.blueprint,
@@ -10,5 +21,10 @@ blueprints = (
     home.blueprint,
     licenses.blueprint,
     license_verbs.blueprint,
+    purchases.blueprint,
     waiting.blueprint,
+    orders.blueprint,
+    letters.blueprint,
+    catalogue.blueprint,
+    webhooks.blueprint,
 )

@@ -16,6 +16,7 @@ from server.services.license_manager import FOR_LIFE, is_license_id
 from server.services.story import tell
 from server.web.admin import frame
 from server.web.admin.license_verbs import case, offered
+from server.web.admin.spreadsheets import spreadsheet
 from server.web.licenses import Email, Name, Text
 from server.web.owner import Days, Seats
 from server.web.responses import query_of
@@ -23,6 +24,10 @@ from server.web.services import services
 
 blueprint = frame.room("licenses")
 PAGE = 50
+COLUMNS = (
+    "license_key id status email customer_name product_id tier created_date expiry_date is_active inactive_reason "
+    "max_devices devices_used last_validation validation_count purchase_source purchase_id is_test"
+).split()
 STATUSES: tuple[Status, ...] = ("active", "expired", "suspended", "banned")
 TONES = {"active": "good", "expired": "watch", "suspended": "watch", "banned": "bad"}
 
@@ -70,6 +75,19 @@ def find() -> Response:
         statuses=STATUSES,
         products=services().catalogue.current().products.values(),
     )
+
+
+@blueprint.get("/licenses.csv")
+def export() -> Response:
+    asked, now = query_of(Query), services().clock()
+    wanted = Wanted(text=asked.q.strip(), status=asked.status, product_id=asked.product)
+    rows = (_cells(key, license.at(now)) for key, license in services().search.every(wanted))
+    return spreadsheet("licenses", rows, COLUMNS)
+
+
+def _cells(key: str, license: License) -> dict[str, object]:
+    known = {"license_key": key, "id": license_id(key), "status": license.status(services().clock())}
+    return known | {name: getattr(license, name) for name in COLUMNS if name not in known}
 
 
 def row(key: str, license: License) -> dict[str, Any]:
