@@ -9,7 +9,9 @@ from typing import Any
 
 from werkzeug.security import generate_password_hash
 
-from tests.conftest import Clock, Shop
+from server.web.app import make_app
+from server.wiring import build
+from tests.conftest import Clock, Shop, settings_for
 
 PASSWORD = "the owner's long password"
 HASH = generate_password_hash(PASSWORD, "pbkdf2:sha256:1")  # a cheap one: the tests sign in often
@@ -17,6 +19,16 @@ HASH = generate_password_hash(PASSWORD, "pbkdf2:sha256:1")  # a cheap one: the t
 
 def shop_with_dashboard(folder: Path, clock: Clock, **more: Any) -> Shop:
     return Shop(folder, clock, **({"admin_password_hash": HASH} | more))
+
+
+class Worker(Shop):
+    """A further process on the same folder, as far as anybody outside can tell."""
+
+    def __init__(self, shop: Shop, **more: Any) -> None:
+        settings = settings_for(shop.folder, **({"admin_password_hash": HASH} | more))
+        self.folder, self.clock, self.services = shop.folder, shop.clock, build(settings, shop.clock)
+        self.app = make_app(self.services)
+        self.client = self.app.test_client()
 
 
 class OwnerBrowser:

@@ -79,11 +79,22 @@ class Attention:
         verify = _script("audit.py verify")
         if state.trouble:
             todo = "Webhooks are refused meanwhile; their platforms send them again. Free space, or mend what is named."
-            yield Matter(kind=Kind.STORAGE, words=state.trouble, todo=todo, command=verify, is_bad=True)
+            yield Matter(
+                kind=Kind.STORAGE,
+                words=f"nothing can be written: {state.trouble}",
+                todo=todo,
+                command=verify,
+                is_bad=True,
+            )
         if state.view:
-            yield Matter(kind=Kind.STORAGE, words=state.view, todo="It is tried again and again.")
+            yield Matter(kind=Kind.STORAGE, words=f"storage: {state.view}", todo="It is tried again and again.")
         for notice in state.notices:
-            yield Matter(kind=Kind.STORAGE, words=notice, todo="It is mended. Look for the cause.", command=verify)
+            yield Matter(
+                kind=Kind.STORAGE,
+                words=f"a file was damaged: {notice}",
+                todo="It is mended. Look for the cause.",
+                command=verify,
+            )
 
     def _waiting(self) -> Iterator[Matter]:
         entries = self._backlog.waiting()
@@ -131,14 +142,15 @@ class Attention:
     def _products(self) -> Iterator[Matter]:
         self._catalogue.current()
         if self._catalogue.trouble:
-            yield Matter(kind=Kind.CATALOGUE, words=self._catalogue.trouble, is_bad=True)
+            yield Matter(kind=Kind.CATALOGUE, words=f"the catalogue: {self._catalogue.trouble}", is_bad=True)
             return
         for check in doctor.run([doctor_settings.catalogue], self._patient()):
             if check.status in (doctor.Status.WARNING, doctor.Status.WRONG):
                 yield Matter(kind=Kind.CATALOGUE, words=f"the catalogue: {check.words}", todo=check.todo)
 
     def _machine(self) -> Iterator[Matter]:
-        for kind, examination in ((Kind.DISK, doctor.disk_space), (Kind.BACKUP, doctor.backup)):
+        looks = [(Kind.DISK, doctor.disk_space), (Kind.BACKUP, doctor.backup)]
+        for kind, examination in looks if self._store.state().ledger_lines else looks[:1]:
             for check in doctor.run([examination], self._patient()):
                 if check.status in (doctor.Status.WARNING, doctor.Status.WRONG):
                     is_bad, words = check.status is doctor.Status.WRONG, f"{check.name}: {check.words}"

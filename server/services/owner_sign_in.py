@@ -59,7 +59,7 @@ class OwnerSignIn:
     ) -> None:
         """`ticks` is a clock that all processes share and nobody sets. Another password is another purpose: what was
         sealed under the one before, and what was guessed of it, is nothing any more."""
-        self._hash, self._table, self._clock, self._ticks = password_hash, table, clock, ticks
+        self._hash, self._table, self._clock, self.ticks = password_hash, table, clock, ticks
         self._password = hashlib.sha256(password_hash.encode()).hexdigest()[:16]
         self._known = Seal(settings.secret_key, f"owner's browser {self._password}", KnownBrowser)
         self.sessions = Sessions(shelf, settings, clock, f"owner's session {self._password}", LASTS, IDLE)
@@ -86,7 +86,7 @@ class OwnerSignIn:
     def _take(self, subject: str, buckets: Sequence[tuple[int, Rate]]) -> None:
         for kind, rate in buckets:
             try:
-                allowance, _ = self._table.take(f"dashboard\0{self._password}\0{subject}", kind, rate, self._ticks())
+                allowance, _ = self._table.take(f"dashboard\0{self._password}\0{subject}", kind, rate, self.ticks())
             except (OSError, StorageUnavailable) as error:  # who cannot sign in cannot look what is wrong with the disk
                 log.error("dashboard: tries to sign in are not counted: %s", error)
                 return

@@ -27,7 +27,7 @@ from server.web.sessions import SessionCookie, cookie_named, refuse_strangers, s
 from server.web.static import address
 
 T = TypeVar("T")
-Once = Annotated[str, msgspec.Meta(pattern=r"^[\w-]{8,64}$")]  # the name of a form that is to be done once
+Once = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{8,64}$")]  # the name of a form that is to be done once
 
 # Where the navigation leads; a room of this name is shown as the place where one is.
 PLACES: Sequence[tuple[str, str]] = (

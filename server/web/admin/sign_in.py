@@ -53,7 +53,8 @@ def _form(asked: str, status: int = 200, wrong: str | None = None) -> Response:
 def _inside(path: str) -> str:
     """Where to go on: a page of the dashboard, whatever a link says."""
     is_ours = path == "/admin" or path.startswith(("/admin/", "/admin?"))
-    return path if is_ours and not path.startswith("/admin/sign-") and path.isprintable() else "/admin"
+    is_plain = path.isprintable() and ".." not in path and "\\" not in path
+    return path if is_ours and is_plain and not path.startswith("/admin/sign-") else "/admin"
 
 
 @leaving.post("/sign-out")
