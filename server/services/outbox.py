@@ -233,11 +233,11 @@ class Outbox:
     def page(self, state: str | None = None, skip: int = 0, limit: int = 50) -> tuple[Sequence[Letter], bool]:
         """The letters that were written last, and whether there are more. What waits or is dead is known by heart."""
         if state in (None, "sent", "dropped"):
-            found = iter(self._box.newest(state))
+            found = self._box.newest(state, skip)
         else:
             known = self._box.dead() if state == "dead" else self._box.waiting()
-            found = (letter for letter in reversed(known) if letter.state == state)
-        letters = list(islice(found, skip, skip + limit + 1))
+            found = islice((letter for letter in reversed(known) if letter.state == state), skip, None)
+        letters = list(islice(found, limit + 1))
         return letters[:limit], len(letters) > limit
 
     def reading(self, letter: Letter) -> EmailMessage | None:

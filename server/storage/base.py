@@ -110,9 +110,9 @@ class LetterBox(ABC):
         """The newest state of every letter that is still kept; reads the whole box."""
 
     @abstractmethod
-    def newest(self, state: str | None = None) -> Iterator[Letter]:
-        """Those of them that are in this state (or all), the one that was written last first; whoever stops early has
-        read little."""
+    def newest(self, state: str | None = None, skip: int = 0) -> Iterator[Letter]:
+        """Those of them that are in this state (or all), the one that was written last first, without the first so
+        many; whoever stops early has read little."""
 
     @abstractmethod
     def named(self, ids: Collection[str]) -> dict[str, Letter]:

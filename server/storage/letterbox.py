@@ -38,7 +38,21 @@ class _Brief(msgspec.Struct, gc=False):
     state: str = "queued"
 
 
-_BRIEF = msgspec.json.Decoder(_Brief).decode
+_BRIEF = msgspec.json.Decoder(_Brief)
+
+
+def _briefs(piece: bytes) -> list[_Brief]:
+    """One for each line; of what cannot be read, one that nobody wants."""
+    with suppress(*UNREADABLE):
+        return list(_BRIEF.decode_lines(piece))
+    found = list[_Brief]()
+    for raw in piece.split(b"\n"):
+        if raw:
+            brief = _Brief("")
+            with suppress(*UNREADABLE):
+                brief = _BRIEF.decode(raw)
+            found.append(brief)
+    return found
 
 
 class FileLetterBox(LetterBox):
@@ -103,31 +117,42 @@ class FileLetterBox(LetterBox):
     def letters(self) -> Sequence[Letter]:
         return [letter for letter, _ in self._newest() if letter.kind]
 
-    def newest(self, state: str | None = None) -> Iterator[Letter]:
+    def newest(self, state: str | None = None, skip: int = 0) -> Iterator[Letter]:
         seen = set[str]()
-        for brief, raw in self._from_end():
-            if brief.id not in seen:
+        for piece in self._pieces():
+            raws, briefs = list[bytes](), _briefs(piece)
+            if state not in (None, "queued") and f'"state":"{state}"'.encode() not in piece:
+                seen.update([brief.id for brief in briefs])
+                continue
+            for place, brief in reversed(list(enumerate(briefs))):
+                if brief.id in seen:
+                    continue
                 seen.add(brief.id)
-                if brief.kind and state in (None, brief.state):
-                    yield self._decode(raw)
+                if not brief.kind or state not in (None, brief.state):
+                    continue
+                if skip:
+                    skip -= 1
+                    continue
+                raws = raws or [raw for raw in piece.split(b"\n") if raw]
+                yield self._decode(raws[place])
 
-    def named(self, ids: Collection[str]) -> dict[str, Letter]:
-        data = b"\n" + self._whole()
-        starts = (data.rfind(b'\n{"id":' + ascii_json(one) + b",") for one in ids)  # a line of ours begins so
-        raws = (data[start + 1 : data.index(b"\n", start + 1)] for start in starts if start >= 0)
-        return {letter.id: letter for letter, _ in self._lines(b"\n".join(raws)) if letter.kind}
-
-    def _from_end(self) -> Iterator[tuple[_Brief, bytes]]:
+    def _pieces(self) -> Iterator[bytes]:
+        """The box from its end."""
         try:
             with open(self.path, "rb") as file:
-                for piece in from_end(file, file.seek(0, os.SEEK_END)):
-                    for raw in reversed(piece.split(b"\n")):
-                        with suppress(*UNREADABLE):
-                            yield _BRIEF(raw), raw
+                yield from from_end(file, file.seek(0, os.SEEK_END))
         except FileNotFoundError:
             return
         except OSError as error:
             raise self._unavailable("read", error) from error
+
+    def named(self, ids: Collection[str]) -> dict[str, Letter]:
+        data, raws = self._whole(), list[bytes]()
+        for one in ids:
+            at, needle = -1, b'{"id":' + ascii_json(one) + b","  # a line of ours begins so
+            while (at := data.find(needle, at + 1)) >= 0:
+                raws.append(data[at : data.index(b"\n", at)])
+        return {letter.id: letter for letter, _ in self._lines(b"\n".join(raws)) if letter.kind and letter.id in ids}
 
     def letters_about(self, keys: Collection[str]) -> Sequence[Letter]:
         wanted, data = [ascii_json(key) for key in keys], self._whole()

@@ -520,6 +520,9 @@ class StoreContract(OrderBookContract, ABC):
             named = reader.named(["2", "5:\u2028<ö>", "covers", "nobody", ""])
             assert {name: one.state for name, one in named.items()} == {"2": "sent", "5:\u2028<ö>": "queued"}
             assert next(reader.newest()).to == "ann@example.com"
+            assert [one.id for one in reader.newest(skip=2)] == ["2", "4", "3"]
+            assert [one.id for one in reader.newest("queued", skip=1)] == ["4", "3"]
+            assert list(reader.newest(skip=9)) == []
 
     def test_notes_are_kept_beside_the_letters(self, store, another):
         with store.letterbox.turn():
