@@ -17,7 +17,6 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +24,7 @@ import msgspec
 
 from server.domain.fold import fold
 from server.domain.keys import license_id
-from server.domain.license import DeviceLine, Glance, License, Wanted, devices_after
+from server.domain.license import DeviceLine, License, Wanted, devices_after
 from server.domain.purchase import Entry, email_name, name_hash
 from server.errors import DamagedFile, StorageUnavailable
 from server.storage import durable
@@ -461,9 +460,8 @@ class FlatFileStore(Store):
         with self._memory:
             self.catch_up()
             view, changed = self._view, dict(self._changed)
-        written = ((key, one) for key, one in view.search(wanted.text) if key not in changed)
-        records: Iterator[tuple[str, License | Glance]] = chain(written, changed.items())
-        places = [(one.created_date, key) for key, one in records if wanted.takes(key, one, now)]
+        places = [(one.created_date, key) for key, one in view.search(wanted, now) if key not in changed]
+        places += [(one.created_date, key) for key, one in wanted.among(changed, now)]
         begin = self.find_by_id(after) if after else None
         behind = [place for place in places if begin is None or place < (begin[1].created_date, begin[0])]
         page = [(key, self.find_license(key)) for _, key in heapq.nlargest(limit, behind)]

@@ -74,6 +74,8 @@ def test_letters_that_were_given_up_are_told(shop, owner, clock):
             [Letter(id="1", kind="delivery", to="a@b.example", state="dead", at=clock())]
         )
     assert "1 letter could not be delivered." in matter(owner)
+    assert owner.told(owner.press("", "/letters/retry")) == "Done. 1 letter will be tried again, for a week more."
+    assert matters(owner) == []
 
 
 def test_letters_that_are_only_printed_are_told(tmp_path, clock, monkeypatch):
@@ -120,7 +122,7 @@ def test_no_backup_at_all_is_told_once_there_is_something_to_lose(shop, owner):
 def test_a_broken_catalogue_and_an_odd_one_are_told(shop, owner):
     (shop.folder / "products.json").write_text("{")
     assert "The catalogue: products.json: Input data was truncated" in matter(owner)
-    shop.write_catalogue({"products": CATALOGUE["products"] | {"free": {"name": "Free"}}})
+    shop.write_catalogue(CATALOGUE | {"products": CATALOGUE["products"] | {"free": {"name": "Free"}}})
     found = matter(owner)
     assert "The catalogue: free has no platform_ids: no sale can mean it." in found
 

@@ -30,7 +30,10 @@ _LINKS = {
     Kind.CATALOGUE: ("/catalogue", "The catalogue"),
 }
 # What mends it at once: where its button leads, and what it says.
-_BUTTONS = {Kind.UNMAPPED: ("/waiting", "Issue what is mapped now")}
+_BUTTONS = {
+    Kind.UNMAPPED: ("/waiting", "Issue what is mapped now"),
+    Kind.LETTERS: ("/letters/retry", "Try to deliver them again"),
+}
 
 
 @blueprint.get("")
