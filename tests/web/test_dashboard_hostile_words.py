@@ -121,7 +121,12 @@ def test_no_word_becomes_a_tag_a_link_or_a_value(tmp_path, clock):
         )
 
 
-_PAGING = {("a", ("href", "rel")), ("nav", ("aria-label", "class"))}
+_AT_TIMES = {
+    ("a", ("href", "rel")),
+    ("nav", ("aria-label", "class")),
+    ("label", ("for",)),
+    ("input", ("id", "maxlength", "name", "required", "type")),  # an address, of a sale that names none
+}
 _PLAIN = frozenset("span p li ul h2 td br code pre strong dl dt dd div s".split())
 _HARMLESS = frozenset("class data-label role aria-label tabindex".split())
 
@@ -129,4 +134,4 @@ _HARMLESS = frozenset("class data-label role aria-label tabindex".split())
 def _is_ours(tag: Tag) -> bool:
     """What only some states of a thing, or a long list, have on their pages."""
     name, attributes = tag
-    return tag in _PAGING or (name in _PLAIN and _HARMLESS.issuperset(attributes))
+    return tag in _AT_TIMES or (name in _PLAIN and _HARMLESS.issuperset(attributes))
