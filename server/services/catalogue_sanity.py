@@ -13,6 +13,7 @@ from server.domain.catalogue import Catalogue, Product
 from server.domain.purchase import Entry
 from server.platforms import PLATFORMS
 from server.platforms.base import Checkout
+from server.storage.log import ascii_json
 
 
 class Oddity(msgspec.Struct, frozen=True):
@@ -99,4 +100,5 @@ def line_to_add(entry: Entry) -> str | None:
 
 
 def _json(text: str) -> str:
-    return msgspec.json.encode(text).decode()
+    """In ASCII: nobody can copy what he does not see."""
+    return ascii_json(text).decode()
