@@ -93,7 +93,7 @@ class OwnerSignIn:
             if not allowance.granted:
                 wait = allowance.retry_after
                 raise TooManyRequests(
-                    f"too many wrong passwords: try again in {_told(wait)}", allowance.limit, allowance.reset, wait
+                    f"too many tries to sign in: try again in {_told(wait)}", allowance.limit, allowance.reset, wait
                 )
 
 

@@ -300,7 +300,7 @@ def test_guesses_are_slow_and_the_right_one_is_no_exception(shop, ticks):
     assert [guess(shop).status_code for _ in range(5)] == [401] * 5
     answered = guess(shop, PASSWORD)
     assert (answered.status_code, answered.headers["Retry-After"]) == (429, "60")
-    assert "Too many wrong passwords: try again in 60 seconds." in answered.text
+    assert "Too many tries to sign in: try again in 60 seconds." in answered.text
     ticks.forward(1)
     assert guess(shop, PASSWORD).status_code == 303
     assert guess(shop, PASSWORD).status_code == 429
