@@ -131,12 +131,7 @@ def visit(tmp_path_factory) -> Visit:
     return Visit(tmp_path_factory.mktemp("hostile"), QUICK)
 
 
-OURS = {
-    ("a", "rel"),
-    ("input", "aria-invalid"),
-    ("option", "selected"),
-    ("p", "role"),
-}  # of long lists, and of forms with a mistake
+OURS = {("a", "rel"), ("input", "aria-invalid"), ("option", "selected"), ("p", "role")}  # of long lists and of mistakes
 
 
 def test_no_word_becomes_a_tag_or_a_link_on_any_page(visit, harmless):
