@@ -55,10 +55,16 @@ def _pages(shop: Shop) -> dict[str, str]:
         "a confirmation": f"/licenses/{public}/revoke",
         "sales that wait": "/waiting",
         "purchases": "/purchases",
+        "purchases, half-way down": f"/purchases?below={len(shop.keys) // 2}",
+        "purchases by event (none)": "/purchases?event=dispute",
+        "purchases by key": f"/purchases?license_key={key}",
+        "purchases by an address that nobody has": "/purchases?email=nobody@example.com",
         "orders": "/orders",
         "letters": "/letters",
         "catalogue": "/catalogue",
         "webhooks": "/webhooks",
+        "webhooks by outcome (none)": "/webhooks?outcome=unmapped",
+        "one webhook": f"/webhooks/{len(shop.keys) // 2}",
     }
 
 

@@ -26,8 +26,10 @@ SUSPICIOUS_COLUMNS = "seq timestamp source told_as order price currency note sal
 
 
 class OrderFilters(msgspec.Struct, frozen=True, kw_only=True):
-    """What a list of orders is narrowed to; times are those at which they were placed, both ends belong to it."""
+    """What a list of orders is narrowed to; times are those at which they were placed, both ends belong to it.
+    `is_doubted`: those of which something was told that is not believed."""
 
+    is_doubted: bool = False
     source: str | None = None
     state: OrderState | None = None
     email: str | None = None
@@ -41,7 +43,8 @@ class OrderFilters(msgspec.Struct, frozen=True, kw_only=True):
         is_in_time = (self.since is None or order.placed_at >= self.since) and (
             self.until is None or order.placed_at <= self.until
         )
-        return is_its and is_in_time and self.source in (None, order.source)
+        is_doubtful = bool(file.of(Step.SUSPICIOUS)) or not self.is_doubted
+        return is_its and is_in_time and is_doubtful and self.source in (None, order.source)
 
 
 def order_rows(store: Store, wanted: OrderFilters, now: datetime) -> Iterator[Row]:

@@ -118,7 +118,7 @@ class SecondLook:
             )
             return Prospect(way=Way.ASK, words=words)
         try:
-            news = self._news(self._read(entry))
+            news = [event for event in self._news(self._read(entry)) if not _is_made_of(entry, event)]
         except (BadRequest, Unverified) as error:
             words = f"Nothing will change: what was kept of it cannot be read as a notice ({error.detail})."
             return Prospect(way=Way.NOTHING, words=words)
@@ -186,6 +186,11 @@ class SecondLook:
             self._inquiries.settle(entry)
         else:
             raise PlatformUnreachable(f"{entry.source} is not configured any more")
+
+
+def _is_made_of(entry: Entry, event: PurchaseEvent) -> bool:
+    """Whether a line says of this very event why it gives nothing: its name is the event's with something behind it."""
+    return entry.event_id.startswith(f"{event.event_id}:")
 
 
 def _words(entry: Entry) -> str:

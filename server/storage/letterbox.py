@@ -120,21 +120,19 @@ class FileLetterBox(LetterBox):
     def newest(self, state: str | None = None, skip: int = 0) -> Iterator[Letter]:
         seen = set[str]()
         for piece in self._pieces():
-            raws, briefs = list[bytes](), _briefs(piece)
+            briefs = _briefs(piece)
+            places = {brief.id: place for place, brief in enumerate(briefs) if brief.id not in seen}
+            seen.update(places)
             if state not in (None, "queued") and f'"state":"{state}"'.encode() not in piece:
-                seen.update([brief.id for brief in briefs])
                 continue
-            for place, brief in reversed(list(enumerate(briefs))):
-                if brief.id in seen:
-                    continue
-                seen.add(brief.id)
-                if not brief.kind or state not in (None, brief.state):
-                    continue
-                if skip:
-                    skip -= 1
-                    continue
-                raws = raws or [raw for raw in piece.split(b"\n") if raw]
-                yield self._decode(raws[place])
+            wanted = [at for at in places.values() if briefs[at].kind and state in (None, briefs[at].state)]
+            if len(wanted) <= skip:
+                skip -= len(wanted)
+                continue
+            raws = [raw for raw in piece.split(b"\n") if raw]
+            for at in sorted(wanted, reverse=True)[skip:]:
+                yield self._decode(raws[at])
+            skip = 0
 
     def _pieces(self) -> Iterator[bytes]:
         """The box from its end."""

@@ -244,9 +244,10 @@ def unmapped(sale_id: str) -> dict[str, Any]:
 
 # ---------------------------------------------------------------------------------------------------- how it looks
 @pytest.mark.parametrize(
-    ("width", "look"), some_of([(320, "dark"), (1200, "light"), (320, "light"), (1200, "dark")], 2)
+    "screen", some_of([(320, "dark"), (1200, "light"), (320, "light"), (1200, "dark")], 2), ids=str
 )
-def test_every_page_fits_and_can_be_read(office, session, look, width):
+def test_every_page_fits_and_can_be_read(office, session, screen):
+    width, look = screen
     key = office.sale("long@example.com", full_name=HOSTILE)
     office.server.code(key, hardware_id="H" * 200, device_name=HOSTILE[:120])
     office.complaints.clear()

@@ -275,6 +275,7 @@ def test_what_is_not_believed_of_an_order_is_told(front):
     front.tell(front.api.notice(name))
     assert "is not the 119.00 pln of order" in text_of(owner.get(f"/orders/{waiting}"))
     assert "not all is believed" in text_of(owner.get("/orders"))
+    assert orders_on(owner.get("/orders?doubted=yes")) == [waiting]
 
 
 # ---------------------------------------------------------------------------------------------------- letters

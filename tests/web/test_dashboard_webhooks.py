@@ -199,6 +199,18 @@ def test_what_comes_under_the_same_name_is_a_newer_line_of_it(tmp_path, clock, m
     assert len(shop.ledger()) == 3
 
 
+def test_a_mark_that_was_used_for_another_sale_is_good_for_no_second_one(tmp_path, clock):
+    shop = shop_of_three(tmp_path / "data", clock, admin_password_hash=HASH)
+    owner = OwnerBrowser(shop)
+    for receipt in ("R1", "R2"):
+        told = jvzoo_notices.signed(jvzoo_notices.v2(receipt, paykey="PAY-1"))
+        assert shop.client.post("/ipn", data=told).text == "OK"
+    assert books(shop) == [("sale", "issued"), ("ignored", "ignored")]
+    assert "Nothing will change: read today" in text_of(owner.get("/webhooks/2"))
+    owner.send("/webhooks/2/again")
+    assert len(shop.ledger()) == 2
+
+
 def test_a_test_ping_stays_one(shop, owner):
     shop.sale("s1", ANN)
     shop.ping(sale_ping("s1", ANN, resource=None, test="true"))

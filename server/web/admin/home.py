@@ -23,7 +23,7 @@ blueprint = frame.room("home")
 _LINKS = {
     Kind.UNMAPPED: ("/waiting", "The sales that wait"),
     Kind.HELD: ("/waiting", "The sales that are held"),
-    Kind.ORDERS: ("/orders", "The orders"),
+    Kind.ORDERS: ("/orders?doubted=yes", "The orders"),
     Kind.LETTERS: ("/letters?state=dead", "The letters"),
     Kind.MAIL: ("/letters", "The letters"),
     Kind.WEBHOOKS: ("/webhooks", "The webhooks"),

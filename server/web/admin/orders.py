@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from flask import Response, g
@@ -48,6 +48,7 @@ _STEPS = {
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
+    doubted: Literal["yes"] | None = None
     state: OrderState | None = None
     source: Typed | None = None
     email: Typed | None = None
@@ -57,6 +58,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 
     def filters(self) -> OrderFilters:
         return OrderFilters(
+            is_doubted=self.doubted is not None,
             state=self.state,
             source=self.source,
             email=self.email,
