@@ -33,7 +33,9 @@ from server.services.order_refunds import OrderRefunds
 from server.services.outbox import Outbox
 from server.services.owner_sign_in import LONGEST, OwnerSignIn
 from server.services.packages import Packages
+from server.services.payments import Payments
 from server.services.receipt import Receipts
+from server.services.reconcile_steps import ReconcileSteps
 from server.services.second_look import SecondLook
 from server.services.settlement import Settlement
 from server.services.signing import Signing
@@ -42,6 +44,7 @@ from server.storage.base import Store
 from server.storage.deliveries import DeliveryTable
 from server.storage.flatfile import FlatFileStore
 from server.storage.limits import LimitTable
+from server.storage.tallies import Tallies
 
 Clock = Callable[[], datetime]
 
@@ -56,6 +59,7 @@ class Services:
     fulfilment: Fulfilment
     inquiries: Inquiries
     settlement: Settlement
+    reconcile: ReconcileSteps
     packages: Packages
     desk: Desk
     refunds: OrderRefunds
@@ -66,10 +70,12 @@ class Services:
     files: LicenseFiles
     outbox: Outbox
     customers: Customers
+    payments: Payments
     audit: PurchaseAuditLog
     deliveries: Deliveries
     second_look: SecondLook
     limits: RateLimits | None
+    tallies: Tallies
     owner: OwnerSignIn | None
     figures: Figures
     backlog: Backlog
@@ -77,6 +83,7 @@ class Services:
 
     def close(self) -> None:
         """Write at once what is still due; what a killed process leaves undone is redone from the ledger."""
+        self.tallies.leave(force=True)
         if self.store.tidy() is not None:
             self.store.tidy(force=True)
 
@@ -120,6 +127,7 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
         fulfilment=fulfilment,
         inquiries=inquiries,
         settlement=settlement,
+        reconcile=ReconcileSteps(store, platforms, fulfilment, inquiries, settlement, settings.data_dir, clock),
         packages=packages,
         desk=Desk(store, packages, platforms, settings, clock, threads_run()),
         refunds=OrderRefunds(store, platforms, inquiries, settlement, settings.refund_window_days, clock),
@@ -130,6 +138,7 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
         files=LicenseFiles(signing, catalogue),
         outbox=outbox,
         customers=Customers(store, catalogue, outbox, settings, clock),
+        payments=Payments(store, catalogue),
         audit=PurchaseAuditLog(store),
         deliveries=deliveries,
         second_look=SecondLook(store, platforms, fulfilment, inquiries, settlement, backlog),
@@ -138,6 +147,7 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
         figures=figures,
         backlog=backlog,
         attention=Attention(store, settings, catalogue, backlog, outbox, deliveries, limits, clock),
+        tallies=Tallies(settings.data_dir / "metrics" if settings.admin_api_key else None),
     )
 
 
@@ -152,13 +162,17 @@ def caretakers(services: Services) -> tuple[Caretaker, Caretaker]:
     """Two, so that a mail server that hangs never holds up the view."""
     threads = threads_run()
 
+    def tidy() -> float | None:
+        dues = (services.tallies.leave(), services.store.tidy())
+        return min((due for due in dues if due is not None), default=None)
+
     def mail() -> float | None:
         with suppress(StorageUnavailable):
             for notice in services.store.state().notices:
                 services.outbox.alert(DAMAGED, notice)
         return services.outbox.send_due(limit=None if threads else 1).next_due
 
-    return Caretaker("tidy", services.store.tidy, threads), Caretaker("mail", mail, threads)
+    return Caretaker("tidy", tidy, threads), Caretaker("mail", mail, threads)
 
 
 def _deliveries(settings: Settings, on: Collection[str], clock: Clock) -> Deliveries:

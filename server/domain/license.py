@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeVar
@@ -205,19 +205,34 @@ def devices_after(lines: list[DeviceLine]) -> list[Device]:
     return list(bound.values())
 
 
-def recent_devices(lines: list[DeviceLine], now: datetime) -> set[str]:
-    """The devices that were bound in the window before `now`; a reset by the owner starts the count anew.
+def recent_devices(lines: list[DeviceLine], now: datetime) -> dict[str, datetime]:
+    """The devices that were bound in the window before `now`, and when each was last; a reset by the owner starts the
+    count anew, and a device that the customer released counts no more: releases have a limit of their own, and whoever
+    may release a broken one must be able to bind its successor.
 
     A device that comes and goes is one: an app may free its seat whenever it ends. What was bound while this machine's
     clock was ahead counts only where it was not far ahead: it must not lock anybody out until that time has come.
     """
-    devices: set[str] = set()
+    devices: dict[str, datetime] = {}
     for line in lines:
         if line.event is DeviceEvent.RESET:
             devices.clear()
+        elif line.by_customer and line.hardware_id:
+            devices.pop(line.hardware_id, None)
         elif line.event is DeviceEvent.ACTIVATION and line.hardware_id and abs(now - line.timestamp) < MOVES_WINDOW:
-            devices.add(line.hardware_id)
+            devices[line.hardware_id] = line.timestamp
     return devices
+
+
+def moves_of(license: License, product: Product | None) -> int:
+    """How many new devices this license may take in the window."""
+    return (product or Product(name="")).device_moves * license.max_devices
+
+
+def next_place(taken: Iterable[datetime], most: int) -> datetime | None:
+    """When one more of what the window holds at `most` is possible; None where it is already, or never."""
+    moments = sorted(taken)
+    return moments[len(moments) - most] + MOVES_WINDOW if 0 < most <= len(moments) else None
 
 
 def recent_releases(lines: list[DeviceLine], now: datetime) -> list[datetime]:

@@ -9,7 +9,17 @@ import msgspec
 
 from server.domain import keys
 from server.domain.catalogue import Catalogue, Product
-from server.domain.license import Claim, Code, Device, DeviceEvent, DeviceLine, License, judge, recent_devices
+from server.domain.license import (
+    Claim,
+    Code,
+    Device,
+    DeviceEvent,
+    DeviceLine,
+    License,
+    judge,
+    moves_of,
+    recent_devices,
+)
 from server.services.catalogue_file import CatalogueFile
 from server.storage.base import Store
 
@@ -97,8 +107,8 @@ class Seats:
             license = self._find(key)
             code = judge(license, claim, catalogue, now)
             if code is Code.VALID and license is not None and not license.knows(claim.hardware_id):
-                recent = recent_devices(self._store.device_lines(key), now) - {claim.hardware_id}
-                if len(recent) >= self._moves(license, catalogue):
+                recent = recent_devices(self._store.device_lines(key), now).keys() - {claim.hardware_id}
+                if len(recent) >= moves_of(license, catalogue.find(license.product_id)):
                     code = Code.TOO_MANY_MACHINES
                 else:
                     line = DeviceLine(
@@ -113,11 +123,6 @@ class Seats:
         if code is Code.VALID:
             self._store.count_usage(key, now)
         return self._verdict(catalogue, code, key, license, claim.hardware_id, activated)
-
-    def _moves(self, license: License, catalogue: Catalogue) -> int:
-        """How many new devices this license may take in the window."""
-        product = catalogue.find(license.product_id) or Product(name="")
-        return product.device_moves * license.max_devices
 
     def _verdict(
         self,

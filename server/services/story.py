@@ -307,6 +307,8 @@ def _device_steps(lines: Sequence[DeviceLine]) -> Iterator[Step]:
             log="devices",
             seq=line.seq,
             event=line.event,
-            said=_BOUND[line.event] if name is None else f"{name} {_BOUND[line.event]}",
+            said=" ".join(
+                filter(None, (name, "was released by its customer" if line.by_customer else _BOUND[line.event]))
+            ),
             did=("1 device bound" if bound == 1 else f"{bound} devices bound",),
         )

@@ -57,7 +57,7 @@ class SessionCookie:
         """For a request that changes something: with the session's token. Raises NotSignedIn or Unverified."""
         session = self.get()
         if not hmac.compare_digest((given or "").encode(), session.csrf_token.encode()):
-            raise Unverified(self._token, "CSRF")
+            raise Unverified(f"{self._token}", "CSRF")
         return session
 
     def begin(self, response: Response, email: str) -> None:
@@ -75,6 +75,10 @@ class SessionCookie:
         self._kept().end(session)
         set_cookie(response, self._name, "", 0)
 
+    def end_everywhere(self, response: Response, session: Session) -> None:
+        self._kept().end_all(session.email)
+        set_cookie(response, self._name, "", 0)
+
     def _set(self, response: Response, session: Session, cookie: str) -> None:
         set_cookie(response, self._name, cookie, self._kept().seconds_left(session))
 
@@ -86,7 +90,7 @@ customer = SessionCookie(
     f"{CSRF_HEADER}: the session's csrf_token is needed, from GET /api/v1/me",
 )
 cookie_name, find, get, get_to_change = customer.cookie_name, customer.find, customer.get, customer.get_to_change
-begin, end = customer.begin, customer.end
+begin, end, end_everywhere = customer.begin, customer.end, customer.end_everywhere
 
 
 def refuse_strangers() -> None:

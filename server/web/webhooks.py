@@ -21,6 +21,7 @@ from server.services.deliveries import Reason
 from server.services.limits import Kind
 from server.services.settlement import Told
 from server.web import limits, logs, trouble
+from server.web.measured import WEBHOOK
 from server.web.pages import wants_page
 from server.web.responses import answer, raw_body
 from server.web.responses import told as refusal
@@ -28,6 +29,13 @@ from server.web.services import services
 
 log = logging.getLogger(__name__)
 blueprint = Blueprint("webhooks", __name__)
+
+_FAILED: dict[type[KeyledgerError], str] = {
+    Unverified: "refused",
+    TooManyRequests: "refused",  # of whose kind there were too many
+    BadRequest: "malformed",
+    StorageUnavailable: "not written",
+}
 
 
 class Received(TypedDict):
@@ -109,6 +117,8 @@ def _delivered(name: str) -> _Delivery:
     except MethodNotAllowed:  # somebody looked at the address in his browser
         raise
     except Exception as error:
+        if delivery is not None:
+            _count(name, next((word for kind, word in _FAILED.items() if isinstance(error, kind)), "failed"))
         _tell_owner(name, delivery, error)
         raise
     services().deliveries.took(name)
@@ -127,7 +137,12 @@ def _hear(delivery: _Delivery) -> None:
     delivery.is_read = True
     delivery.heard = services().settlement.hear(events)
     for told in delivery.heard:
+        _count(name, told.outcome)
         _log(name, told)
+
+
+def _count(platform: str, outcome: str) -> None:
+    services().tallies.add(WEBHOOK, platform, outcome)
 
 
 def _tell_owner(name: str, delivery: _Delivery | None, error: Exception) -> None:

@@ -15,7 +15,7 @@ from server.platforms import PLATFORMS
 from server.services.audit import read_moment, row_of
 from server.services.letter_writing import SHOPS
 from server.services.order_audit import ORDER_COLUMNS, OrderFilters, order_page, order_rows
-from server.services.order_refunds import Refund, Standing
+from server.services.order_refunds import Refund, RefundStanding
 from server.web.admin import frame
 from server.web.admin.purchases import PAGE, Typed, shown
 from server.web.admin.spreadsheets import spreadsheet
@@ -225,8 +225,8 @@ def _confirmation(file: OrderFile, form: RefundForm, minor: int) -> Response:
 
 def _done(file: OrderFile, refund: Refund) -> str:
     told = f"{money.told(refund.amount, file.order.currency)} {file.order.currency.upper()}"
-    if refund.standing is Standing.DONE:
+    if refund.standing is RefundStanding.DONE:
         return f"{told} went back."
-    if refund.standing is Standing.ACCEPTED:
+    if refund.standing is RefundStanding.ACCEPTED:
         return f"{SHOPS[file.order.source]} took the refund of {told}, and tells when it is done."
     return f"{told}: {refund.note}."
