@@ -7,11 +7,12 @@ in one transaction. So nothing has to be caught up with: each look-up is one ind
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,10 +22,10 @@ import psycopg
 
 from server.domain.fold import fold
 from server.domain.keys import license_id
-from server.domain.license import DeviceLine, License, devices_after
+from server.domain.license import LATEST, DeviceLine, License, Wanted, devices_after
 from server.domain.purchase import Entry, email_name, name_hash
 from server.errors import Conflict, DamagedFile, StartRefused, StorageUnavailable
-from server.storage.base import Finding, Progress, Store, StoreState, T, Transaction, no_progress, retried
+from server.storage.base import Finding, Found, Progress, Store, StoreState, T, Transaction, no_progress, retried
 from server.storage.log import RESTORE, START, UNREADABLE, Mark, ascii_json, decoder, line_hash
 from server.storage.postgres_letters import PgLetterBox
 from server.storage.postgres_link import Database, Put, Query, Row, at_once, commit, fetched, signed
@@ -32,10 +33,12 @@ from server.storage.postgres_log import DEVICES, LEDGER, Book, chained, check_li
 from server.storage.postgres_orders import PgOrderBook
 from server.storage.postgres_shelf import PgLimitTable, PgShelf
 from server.storage.usage import Count
+from server.storage.view import spellings
 
 log = logging.getLogger(__name__)
 
 _PAGE = 500
+SMALL_SHOP = 10_000  # in which what is looked for is counted, too
 _TABLES = "ledger device_line order_line name license placed letter shelf".split()
 _LOCK: Query = (
     "SELECT name, seq, head, ends, closed FROM book WHERE name IN ('ledger', 'devices') ORDER BY name DESC FOR UPDATE"
@@ -134,6 +137,46 @@ class PostgresStore(Store):
         found = [(row[0], license_of(row)) for row in rows]
         return [(key, license) for key, license in found if email_name(license.email) == name]
 
+    def find_licenses(self, wanted: Wanted, now: datetime, after: str = "", limit: int = 50) -> Found:
+        """The texts are sifted by the database first, as JSON spells them; the index by age gives the order."""
+        begin = self.find_by_id(after) if after else None
+        patterns = [f"%{_escaped(spelling.decode())}%" for spelling in spellings(wanted.text)]
+        is_small = self.state().licenses <= SMALL_SHOP
+        found, total = list[tuple[str, License]](), 0
+        behind = (begin[1].created_date, begin[0]) if begin else None
+        for key, license in self._by_age(patterns, None if is_small else behind):
+            if wanted.takes(key, license, now):
+                total += 1
+                if len(found) < limit and (behind is None or (license.created_date, key) < behind):
+                    found.append((key, license))
+                if len(found) == limit and not is_small:
+                    break
+        return Found(licenses=found, total=total if is_small else None)
+
+    def _by_age(self, patterns: list[str], behind: tuple[datetime, str] | None) -> Iterator[tuple[str, License]]:
+        """The licenses that hold one of these, the newest first."""
+        query: Query = (
+            "SELECT key, record, devices, validation_count, last_validation, created FROM license"
+            " WHERE record IS NOT NULL AND (created, key) < (%s, %s) AND (%s::text[] IS NULL"
+            " OR record ILIKE ANY(%s::text[]) OR key ILIKE ANY(%s::text[]) OR devices ILIKE ANY(%s::text[]))"
+            " ORDER BY created DESC, key DESC LIMIT %s"
+        )
+        sifted = patterns or None
+        at, key = behind or (LATEST + timedelta(days=1), "")
+        while rows := self._rows(query, at, key, sifted, sifted, sifted, sifted, _PAGE):
+            yield from ((row[0], license_of(row)) for row in rows)
+            at, key = rows[-1][5], rows[-1][0]
+
+    def told_of(self, email: str) -> list[Entry]:
+        name = email_name(email)
+        entries = (_entry(*row) for row in self._rows(_NAMED, [signed(name_hash(name))]))
+        return [entry for entry in entries if entry.email and email_name(entry.email) == name]
+
+    def scan_devices(self) -> Iterator[DeviceLine]:
+        for row in DEVICES.rows_before(self._rows):
+            with suppress(*UNREADABLE):
+                yield _read_device_line(row.line)
+
     def purchases_of(self, email: str) -> list[list[Entry]]:
         name, found, seen = email_name(email), list[list[Entry]](), set[int]()
         for seq, line in self._rows(_NAMED, [signed(name_hash(name))]):
@@ -168,9 +211,11 @@ class PostgresStore(Store):
         known = (entry for entry in entries if entry.identity == identity)
         return max(known, key=lambda entry: entry.revision, default=None)
 
-    def scan(self, kind: type[T], newest_first: bool = False) -> Iterator[T]:
+    def scan(self, kind: type[T], newest_first: bool = False, below: int | None = None) -> Iterator[T]:
         read = msgspec.json.Decoder(kind).decode
-        for row in LEDGER.rows_before(self._rows) if newest_first else LEDGER.rows_after(self._rows):
+        for row in LEDGER.rows_before(self._rows, below) if newest_first else LEDGER.rows_after(self._rows):
+            if below is not None and row.seq >= below:
+                return
             with suppress(*UNREADABLE):
                 yield read(row.line)
 
@@ -352,6 +397,11 @@ class _PgTransaction(Transaction):
 
     def rest_on_disk(self) -> None:
         """What was committed is on disk before anybody sees it."""
+
+
+def _escaped(text: str) -> str:
+    """As LIKE takes it literally."""
+    return re.sub(r"([\\\\%_])", r"\\\\\1", text)
 
 
 def _entry(seq: int, line: str) -> Entry:

@@ -298,7 +298,7 @@ def _derive(
                 count += 1
                 yield *license_row(key, license, known.get(key, Origin(history[0].seq, 0))), _devices(bindings.get(key))
         for key in waiting:
-            yield license_id(key), key, None, None, *Origin(0, 0), _devices(bindings[key])
+            yield license_id(key), key, None, None, None, *Origin(0, 0), _devices(bindings[key])
 
     _copy(connection, f"COPY license ({LICENSE_COLUMNS}, devices) FROM STDIN", rows())
     connection.execute("UPDATE book SET licenses = %s WHERE name = 'ledger'", (count,))

@@ -14,13 +14,15 @@ from server.storage.postgres_held import Held
 from server.storage.postgres_link import Database, Put, Query, commit
 
 _read = decoder(Letter).decode
+_PAGE = 100
 _PUT: Query = """
-INSERT INTO letter (id, kind, state, at, line)
-SELECT id, kind, state, at, line
-FROM unnest(%s::text[], %s::text[], %s::text[], %s::timestamptz[], %s::text[]) WITH ORDINALITY
-    AS told (id, kind, state, at, line, number)
+INSERT INTO letter (id, kind, state, at, license_key, line)
+SELECT id, kind, state, at, license_key, line
+FROM unnest(%s::text[], %s::text[], %s::text[], %s::timestamptz[], %s::text[], %s::text[]) WITH ORDINALITY
+    AS told (id, kind, state, at, license_key, line, number)
 ORDER BY number
 ON CONFLICT (id) DO UPDATE SET kind = excluded.kind, state = excluded.state, at = excluded.at, line = excluded.line,
+    license_key = excluded.license_key, written = excluded.place,
     place = CASE WHEN letter.state IN ('queued', 'sending', 'failed') THEN letter.place ELSE excluded.place END
 """
 
@@ -56,6 +58,24 @@ class PgLetterBox(LetterBox):
     def letters(self) -> Sequence[Letter]:
         query: Query = "SELECT line FROM letter WHERE kind <> '' ORDER BY place"
         return [self._letter(line) for (line,) in self._database.rows(query)]
+
+    def newest(self, state: str | None = None, skip: int = 0) -> Iterator[Letter]:
+        query: Query = (
+            "SELECT line FROM letter WHERE kind <> '' AND (%s::text IS NULL OR state = %s)"
+            " ORDER BY coalesce(written, place) DESC OFFSET %s LIMIT %s"
+        )
+        while rows := self._database.rows(query, state, state, skip, _PAGE):
+            yield from (self._letter(line) for (line,) in rows)
+            skip += len(rows)
+
+    def named(self, ids: Collection[str]) -> dict[str, Letter]:
+        query: Query = "SELECT line FROM letter WHERE id = ANY(%s::text[]) AND kind <> ''"
+        found = (self._letter(line) for (line,) in self._database.rows(query, list(ids)))
+        return {letter.id: letter for letter in found}
+
+    def letters_about(self, keys: Collection[str]) -> Sequence[Letter]:
+        query: Query = "SELECT line FROM letter WHERE license_key = ANY(%s::text[]) AND kind <> '' ORDER BY place"
+        return [self._letter(line) for (line,) in self._database.rows(query, list(keys))]
 
     def lines(self) -> dict[str, str]:
         """The newest line of each letter and note."""
@@ -97,5 +117,5 @@ class PgLetterBox(LetterBox):
 
 
 def letter_put(lines: Sequence[tuple[Letter, str]]) -> Put:
-    columns = [[letter.id, letter.kind, letter.state, letter.at, line] for letter, line in lines]
+    columns = [[letter.id, letter.kind, letter.state, letter.at, letter.license_key, line] for letter, line in lines]
     return _PUT, [list(column) for column in zip(*columns, strict=True)]

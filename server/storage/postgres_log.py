@@ -80,9 +80,9 @@ class LogTable:
             yield from (LogRow(*row) for row in found)
             seq = found[-1][0]
 
-    def rows_before(self, ask: Rows) -> Iterator[LogRow]:
-        """The newest first."""
-        seq = (1 << 63) - 1
+    def rows_before(self, ask: Rows, seq: int | None = None) -> Iterator[LogRow]:
+        """The newest first, from before this number on."""
+        seq = (1 << 62) if seq is None else seq
         while found := ask(self._before, seq, _PAGE):
             yield from (LogRow(*row) for row in found)
             seq = found[-1][0]
@@ -184,7 +184,8 @@ def license_puts(licenses: Mapping[str, License], entries: Iterable[Entry], mark
 
 
 def license_row(key: str, license: License, origin: Origin) -> tuple[Any, ...]:
-    return license_id(key), key, ascii_json(license).decode(), signed(name_hash(email_name(license.email))), *origin
+    email = signed(name_hash(email_name(license.email)))
+    return license_id(key), key, ascii_json(license).decode(), email, license.created_date, *origin
 
 
 def license_of(row: Row) -> License:
@@ -197,14 +198,14 @@ def license_of(row: Row) -> License:
     return license
 
 
-LICENSE_COLUMNS = "id, key, record, email, since, place, source, sale, product, unit"
+LICENSE_COLUMNS = "id, key, record, email, created, since, place, source, sale, product, unit"
 _PUT: Query = """
-INSERT INTO license (id, key, record, email, since, place, source, sale, product, unit)
+INSERT INTO license (id, key, record, email, created, since, place, source, sale, product, unit)
 SELECT * FROM unnest(
-    %s::text[], %s::text[], %b::text[], %s::bigint[], %s::bigint[], %s::int[],
+    %s::text[], %s::text[], %b::text[], %s::bigint[], %s::timestamptz[], %s::bigint[], %s::int[],
     %s::text[], %s::text[], %s::text[], %s::int[]
 )
-ON CONFLICT (id) DO UPDATE SET record = excluded.record, email = excluded.email,
+ON CONFLICT (id) DO UPDATE SET record = excluded.record, email = excluded.email, created = excluded.created,
     since = CASE WHEN license.record IS NULL THEN excluded.since ELSE license.since END,
     place = CASE WHEN license.record IS NULL THEN excluded.place ELSE license.place END,
     source = CASE WHEN license.record IS NULL THEN excluded.source ELSE license.source END,

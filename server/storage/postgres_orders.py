@@ -22,6 +22,14 @@ from server.storage.postgres_log import ORDERS, Book, LogRow, chained
 _PAGE = 200
 _read = decoder(OrderLine).decode
 _LINES: Query = "SELECT line FROM order_line WHERE of = %s ORDER BY seq"
+_PLACED_AFTER: Query = (
+    "SELECT seq, of FROM placed WHERE seq > %s AND at >= %s AND (%s::timestamptz IS NULL OR at <= %s)"
+    " AND (%s::text IS NULL OR source = %s) ORDER BY seq LIMIT %s"
+)
+_PLACED_BEFORE: Query = (
+    "SELECT seq, of FROM placed WHERE seq < %s AND at >= %s AND (%s::timestamptz IS NULL OR at <= %s)"
+    " AND (%s::text IS NULL OR source = %s) ORDER BY seq DESC LIMIT %s"
+)
 _LOCK: Query = "SELECT name, seq, head, ends, closed FROM book WHERE name = 'orders' FOR UPDATE"
 _LOCK_BOTH: Query = (
     "SELECT name, seq, head, ends, closed FROM book WHERE name IN ('alone', 'orders') ORDER BY name FOR UPDATE"
@@ -50,24 +58,29 @@ class PgOrderBook(OrderBook):
         files = (_file(self._database.rows(_LINES, order)) for (order,) in rows)
         return [file for file in files if file and email_name(file.order.email) == name]
 
-    def placed(self, source: str | None, since: datetime, after: str | None = None) -> Iterator[OrderFile]:
-        last = self._behind(after)
-        query: Query = (
-            "SELECT seq, of FROM placed WHERE seq > %s AND at >= %s AND (%s::text IS NULL OR source = %s)"
-            " ORDER BY seq LIMIT %s"
-        )
-        while rows := self._database.rows(query, last, since, source, source, _PAGE):
+    def placed(
+        self,
+        source: str | None,
+        since: datetime,
+        after: str | None = None,
+        until: datetime | None = None,
+        newest_first: bool = False,
+    ) -> Iterator[OrderFile]:
+        last = self._behind(after, newest_first)
+        query = _PLACED_BEFORE if newest_first else _PLACED_AFTER
+        while rows := self._database.rows(query, last, since, until, until, source, source, _PAGE):
             for _, order in rows:
                 if file := _file(self._database.rows(_LINES, order)):
                     yield file
             last = rows[-1][0]
 
-    def _behind(self, after: str | None) -> int:
+    def _behind(self, after: str | None, newest_first: bool) -> int:
         """Whoever goes through the book page by page reads none twice; behind one that nobody placed there is none."""
         if after is None:
-            return 0
+            return 1 << 62 if newest_first else 0
         query: Query = "SELECT seq FROM placed WHERE of = %s"
-        return next((seq for (seq,) in self._database.rows(query, _hash(after))), 1 << 62)
+        nowhere = 0 if newest_first else 1 << 62
+        return next((seq for (seq,) in self._database.rows(query, _hash(after))), nowhere)
 
     def suspicious(self, since: datetime) -> int:
         query: Query = "SELECT count(*) FROM placed WHERE suspicious >= %s"
