@@ -21,7 +21,7 @@ FROM unnest(%s::text[], %s::text[], %s::text[], %s::timestamptz[], %s::text[]) W
     AS told (id, kind, state, at, line, number)
 ORDER BY number
 ON CONFLICT (id) DO UPDATE SET kind = excluded.kind, state = excluded.state, at = excluded.at, line = excluded.line,
-    place = CASE WHEN letter.state IN ('queued', 'sending', 'failed') THEN letter.place ELSE excluded.place END
+    place = CASE WHEN letter.state IN ('queued', 'sending', 'failed') THEN letter.place ELSE excluded.number END
 """
 
 
@@ -39,12 +39,13 @@ class PgLetterBox(LetterBox):
     # ------------------------------------------------------------------------------------------------ reading
     def waiting(self) -> Sequence[Letter]:
         query: Query = (
-            "SELECT line FROM letter WHERE state IN ('queued', 'sending', 'failed') AND kind <> '' ORDER BY place"
+            "SELECT line FROM letter WHERE state IN ('queued', 'sending', 'failed') AND kind <> ''"
+            " ORDER BY coalesce(place, number)"
         )
         return [self._letter(line) for (line,) in self._database.rows(query)]
 
     def dead(self) -> Sequence[Letter]:
-        query: Query = "SELECT line FROM letter WHERE state = 'dead' AND kind <> '' ORDER BY place"
+        query: Query = "SELECT line FROM letter WHERE state = 'dead' AND kind <> '' ORDER BY coalesce(place, number)"
         return [self._letter(line) for (line,) in self._database.rows(query)]
 
     def counts(self, but: Collection[str] = ()) -> dict[str, int]:
@@ -54,7 +55,7 @@ class PgLetterBox(LetterBox):
         return {"dead": 0} | dict(self._database.rows(query, list(but)))
 
     def letters(self) -> Sequence[Letter]:
-        query: Query = "SELECT line FROM letter WHERE kind <> '' ORDER BY place"
+        query: Query = "SELECT line FROM letter WHERE kind <> '' ORDER BY number"
         return [self._letter(line) for (line,) in self._database.rows(query)]
 
     def lines(self) -> dict[str, str]:

@@ -415,6 +415,7 @@ class StoreContract(OrderBookContract, ABC):
             }
         other.enqueue([letter("3", "queued"), letter("5")])
         assert [found.id for found in box.waiting()] == ["2", "4", "3", "5"]
+        assert [found.id for found in box.letters()] == ["1", "2", "3", "4", "5"]
         assert list(box.dead()) == []
 
     def test_notes_are_kept_beside_the_letters(self, store, another):
