@@ -43,6 +43,10 @@ _TABLES = "ledger device_line order_line name license placed letter shelf".split
 _LOCK: Query = (
     "SELECT name, seq, head, ends, closed FROM book WHERE name IN ('ledger', 'devices') ORDER BY name DESC FOR UPDATE"
 )
+_ENDS: Query = (  # in one statement, which sees one moment: others sell meanwhile
+    "SELECT book.seq, book.head, book.closed, ledger.seq, ledger.line"
+    " FROM book LEFT JOIN ledger ON ledger.seq = (SELECT max(seq) FROM ledger) WHERE book.name = 'ledger'"
+)
 _FIND: Query = (
     "SELECT key, record, devices, validation_count, last_validation FROM license WHERE id = %s AND record IS NOT NULL"
 )
@@ -74,15 +78,13 @@ class PostgresStore(Store):
         """Raises StartRefused where the database cannot be used, or DamagedFile where its ledger is not whole."""
         self.database.bring_up_to_date()
         try:
-            ((seq, head, closed),) = self._rows("SELECT seq, head, closed FROM book WHERE name = 'ledger'")
-            last = self._rows("SELECT seq, line FROM ledger ORDER BY seq DESC LIMIT 1")
+            ((seq, head, closed, last, line),) = self._rows(_ENDS)
         except StorageUnavailable as error:
             raise StartRefused(f"DATABASE_URL: {error.detail}") from error
         if closed is not None:
             raise StartRefused(f"DATABASE_URL: {closed}")
-        found = (last[0][0], line_hash(last[0][1].encode())) if last else (0, None)
-        if found != (seq, head):
-            trouble = f"it ends with number {found[0]}, but the book says {seq}: lines were lost, changed or added"
+        if (last or 0, line and line_hash(line.encode())) != (seq, head):
+            trouble = f"it ends with number {last or 0}, but the book says {seq}: lines were lost, changed or added"
             raise DamagedFile("table ledger", 0, trouble, "Restore the database from a backup")
         return self
 

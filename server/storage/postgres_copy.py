@@ -74,7 +74,7 @@ def to_folder(database: Database, folder: Path, progress: Progress = no_progress
         (count,) = connection.execute("SELECT count(*) FROM license WHERE record IS NOT NULL").fetchone() or (0,)
         books = Books(ledger=marks[LEDGER], devices=marks[DEVICE_LOG], usage=usage, count=count)
         write_view(folder / "licenses.json", _Licenses(connection, tick), {}, books)
-        letters = connection.execute("SELECT line FROM letter ORDER BY kind <> '', place")
+        letters = connection.execute("SELECT line FROM letter ORDER BY kind <> '', number")
         durable.replace(folder / "outbox.jsonl", (f"{line}\n".encode() for (line,) in letters))
         things = {name: Thing(value, until) for name, value, until in connection.execute("SELECT * FROM shelf")}
         durable.replace(folder / "shelf.json", [ascii_json(things)])

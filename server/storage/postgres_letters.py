@@ -22,8 +22,8 @@ FROM unnest(%s::text[], %s::text[], %s::text[], %s::timestamptz[], %s::text[], %
     AS told (id, kind, state, at, license_key, line, number)
 ORDER BY number
 ON CONFLICT (id) DO UPDATE SET kind = excluded.kind, state = excluded.state, at = excluded.at, line = excluded.line,
-    license_key = excluded.license_key, written = excluded.place,
-    place = CASE WHEN letter.state IN ('queued', 'sending', 'failed') THEN letter.place ELSE excluded.place END
+    license_key = excluded.license_key, written = excluded.number,
+    place = CASE WHEN letter.state IN ('queued', 'sending', 'failed') THEN letter.place ELSE excluded.number END
 """
 
 
@@ -41,12 +41,13 @@ class PgLetterBox(LetterBox):
     # ------------------------------------------------------------------------------------------------ reading
     def waiting(self) -> Sequence[Letter]:
         query: Query = (
-            "SELECT line FROM letter WHERE state IN ('queued', 'sending', 'failed') AND kind <> '' ORDER BY place"
+            "SELECT line FROM letter WHERE state IN ('queued', 'sending', 'failed') AND kind <> ''"
+            " ORDER BY coalesce(place, number)"
         )
         return [self._letter(line) for (line,) in self._database.rows(query)]
 
     def dead(self) -> Sequence[Letter]:
-        query: Query = "SELECT line FROM letter WHERE state = 'dead' AND kind <> '' ORDER BY place"
+        query: Query = "SELECT line FROM letter WHERE state = 'dead' AND kind <> '' ORDER BY coalesce(place, number)"
         return [self._letter(line) for (line,) in self._database.rows(query)]
 
     def counts(self, but: Collection[str] = ()) -> dict[str, int]:
@@ -56,13 +57,13 @@ class PgLetterBox(LetterBox):
         return {"dead": 0} | dict(self._database.rows(query, list(but)))
 
     def letters(self) -> Sequence[Letter]:
-        query: Query = "SELECT line FROM letter WHERE kind <> '' ORDER BY place"
+        query: Query = "SELECT line FROM letter WHERE kind <> '' ORDER BY number"
         return [self._letter(line) for (line,) in self._database.rows(query)]
 
     def newest(self, state: str | None = None, skip: int = 0) -> Iterator[Letter]:
         query: Query = (
             "SELECT line FROM letter WHERE kind <> '' AND (%s::text IS NULL OR state = %s)"
-            " ORDER BY coalesce(written, place) DESC OFFSET %s LIMIT %s"
+            " ORDER BY coalesce(written, number) DESC OFFSET %s LIMIT %s"
         )
         while rows := self._database.rows(query, state, state, skip, _PAGE):
             yield from (self._letter(line) for (line,) in rows)
@@ -74,7 +75,7 @@ class PgLetterBox(LetterBox):
         return {letter.id: letter for letter in found}
 
     def letters_about(self, keys: Collection[str]) -> Sequence[Letter]:
-        query: Query = "SELECT line FROM letter WHERE license_key = ANY(%s::text[]) AND kind <> '' ORDER BY place"
+        query: Query = "SELECT line FROM letter WHERE license_key = ANY(%s::text[]) AND kind <> '' ORDER BY number"
         return [self._letter(line) for (line,) in self._database.rows(query, list(keys))]
 
     def lines(self) -> dict[str, str]:

@@ -78,9 +78,9 @@ class Database:
         """What it has not committed is undone."""
         status = psycopg.pq.TransactionStatus
         with suppress(psycopg.Error):
-            if connection.info.transaction_status in (status.INTRANS, status.INERROR):
+            if connection.pgconn.transaction_status in (status.INTRANS, status.INERROR):
                 connection.rollback()
-            if connection.info.transaction_status == status.IDLE:
+            if connection.pgconn.transaction_status == status.IDLE:
                 self._idle.append(connection)
                 return
         connection.close()
@@ -120,7 +120,7 @@ class Database:
         connection, rows = self._over_a_live_one(lambda fresh: (fresh, begun(fresh, first, given)), keeps=True)
         try:
             yield connection, rows
-            if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+            if connection.pgconn.transaction_status != psycopg.pq.TransactionStatus.IDLE:
                 commit(connection)
         except psycopg.Error as error:
             raise unavailable(error) from error
@@ -208,7 +208,7 @@ def fetched(connection: psycopg.Connection[Row], query: Query, given: Sequence[A
     """`given` are the values for its places, or one mapping of them by name."""
     named = given[0] if len(given) == 1 and isinstance(given[0], dict) else given
     cursor = connection.execute(query, named, binary=True)
-    return cursor.fetchall() if cursor.description else []
+    return cursor.fetchall() if cursor.pgresult and cursor.pgresult.nfields else []  # `description` would build columns
 
 
 def begun(connection: psycopg.Connection[Row], query: Query, given: Sequence[Any]) -> list[Row]:

@@ -520,6 +520,7 @@ class StoreContract(OrderBookContract, ABC):
             }
         other.enqueue([letter("3", "queued"), letter("5")])
         assert [found.id for found in box.waiting()] == ["2", "4", "3", "5"]
+        assert [found.id for found in box.letters()] == ["1", "2", "3", "4", "5"]
         assert list(box.dead()) == []
 
     def test_letters_are_told_from_the_one_that_was_written_last(self, store, another):

@@ -277,6 +277,21 @@ def test_writers_on_all_machines_take_turns(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_start_beside_writers_finds_the_books_whole(tmp_path: Path) -> None:
+    """What it compares it has to see as it was at one moment."""
+    url = databases.url_for(tmp_path)
+    PostgresStore(url).open().close()
+
+    def starts(tell: Tell, begin: Callable[[], None]) -> None:
+        begin()
+        for _ in range(150):
+            PostgresStore(url).open().close()
+        tell("done")
+
+    writers = [sells(url, worker) for worker in range(4)]
+    assert together([*writers, starts, starts]) == [[25]] * 4 + [["done"]] * 2
+
+
 def test_mutant_without_the_locked_row_sales_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ledger's numbers still hold the chain together: who did not wait for his turn cannot write."""
     url = databases.url_for(tmp_path)

@@ -132,6 +132,7 @@ def test_the_page_of_health_tells_what_is_wrong_and_escapes_it(shop):
     assert "<script>" not in page.text
 
 
+@pytest.mark.files
 def test_the_page_of_health_is_503_where_nothing_can_be_written(shop, monkeypatch):
     monkeypatch.setattr("os.fsync", _full)
     for headers in (BROWSER, {}):

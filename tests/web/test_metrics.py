@@ -76,6 +76,7 @@ def test_it_tells_latency_by_route_in_buckets_that_add_up(shop):
     assert len(steps) == 13
 
 
+@pytest.mark.files
 def test_it_tells_the_books_and_the_letters(shop):
     shop.sale("s1")
     shop.sale("s2", email="bob@example.com")
@@ -112,6 +113,7 @@ def test_it_counts_what_a_limit_refused(tmp_path, clock):
     assert refused == found["request_seconds_count", "licenses.validate", "429"] >= 3
 
 
+@pytest.mark.files
 def test_it_counts_answers_that_could_not_be_written(shop, monkeypatch):
     assert told(shop)["storage_errors_total",] == 0
     monkeypatch.setattr("os.fsync", _no_space)
