@@ -12,7 +12,7 @@ from typing import Any
 
 from server.services.signing import SigningKey
 from server.web.signatures import COVERED
-from tests.client.till import HARDWARE, NOW, OTHER_HARDWARE, OTHERS, OURS, Answered, Till, nonce_of, rfc3339
+from tests.client.till import HARDWARE, NOW, OTHER_HARDWARE, OTHERS, OURS, UPGRADED, Answered, Till, nonce_of, rfc3339
 
 ORDER = 2**252 + 27742317777372353535851937790883648493  # of the curve's group, RFC 8032 section 5.1
 Case = tuple[str, Answered, str]
@@ -74,6 +74,8 @@ def _verdicts(till: Till) -> Iterator[Case]:
         ("the query is no part of the path", "", "/api/v1/licenses/validate?lang=en"),
     ):
         yield name, till.ask("validate", "live", nonce_of(name), root, raw), "BELIEVED"
+    known = replace(till.ask("validate", "live", nonce_of("known")), hardware_id=UPGRADED)
+    yield "the device has another disk since: the answer names it as it was bound", known, "BELIEVED"
     yield "headers of any case", _lower(till.ask("validate", "live", nonce_of("case"))), "BELIEVED"
     lower = replace(till.ask("validate", "live", nonce_of("typed")), license_key=till.keys["live"].lower())
     yield "the key as it was typed: small letters", lower, "BELIEVED"

@@ -11,7 +11,7 @@ from typing import Any
 
 from server.services.signing import SigningKey
 from tests.client.answer_vectors import bent
-from tests.client.till import HARDWARE, NOW, OTHER_HARDWARE, OTHERS, OURS, Till, compact, rfc3339
+from tests.client.till import HARDWARE, NOW, OTHER_HARDWARE, OTHERS, OURS, UPGRADED, Till, compact, rfc3339
 from tests.license_files import FIRST, LAST, armoured, wrapper
 
 DAY = timedelta(days=1)
@@ -46,6 +46,7 @@ def _good(till: Till, good: Given) -> Iterator[Case]:
     yield "of this key, in small letters", replace(good, license_key=key.lower()), "GOOD"
     yield "a second before its end", replace(good, now=NOW + 30 * DAY - timedelta(seconds=1)), "GOOD"
     yield "the clock is a day behind", replace(good, now=NOW - DAY), "GOOD"
+    yield "the device has another disk since", replace(good, hardware_id=UPGRADED), "GOOD"
     yield "of a membership, with its days of grace", Given(till.file("team"), NOW + DAY, "team"), "GOOD"
     ever, any_device = till.for_ever("live", any_device=False), till.for_ever("live", any_device=True)
     for name, given in (
@@ -61,6 +62,7 @@ def _good(till: Till, good: Given) -> Iterator[Case]:
         ("spaces, tabs and empty lines", "\n \t" + text.replace("\n", " \t\n\n  ") + "\n\n"),
         ("all in one line", text.replace("\n", "")),
         ("a byte order mark", "\ufeff" + text),
+        ("quoted in a letter", "> " + text.replace("\n", "\n> ")),
         ("in the midst of a letter", f"Dear Ann,\nhere is your file:\n\n{text}\nKind regards\n"),
     ):
         yield name, replace(good, file=changed), "GOOD"
@@ -94,7 +96,6 @@ def _bad_shape(good: Given) -> Iterator[Case]:
         ("a line is lost", "\n".join(line for place, line in enumerate(text.split("\n")) if place != 3)),
         ("nothing in it", f"{FIRST}\n{LAST}\n"),
         ("two files", text + text),
-        ("marks of a quoted letter in it", text.replace("\n", "\n> ")),
         ("a header in it", text.replace(FIRST, f"{FIRST}\nComment: mine")),
         ("another kind of file", text.replace("LICENSE FILE", "CERTIFICATE")),
         ("the alphabet of URLs", f"{FIRST}\n{whole[:-4]}-_==\n{LAST}\n"),
@@ -146,7 +147,7 @@ def _forged(good: Given) -> Iterator[Case]:
 
 def said(text: str) -> dict[str, Any]:
     """What a file says, whoever signed it, in whatever letter it lies."""
-    lines = text.partition(FIRST)[2].partition(LAST)[0]
+    lines = text.partition(FIRST)[2].partition(LAST)[0].replace(">", "")
     inside = json.loads(base64.b64decode("".join(lines.split()), validate=True))
     return dict(json.loads(base64.b64decode(inside["enc"], validate=True)))
 

@@ -18,8 +18,10 @@ from server.services.signing import Signing
 from tests.conftest import CATALOGUE, NOW, Clock, Shop
 from tests.signed_answers import OTHER_SEED, SEED
 
-HARDWARE = "5cf0b1b4ce1c4b44a0b1a0d94ae8b2d75f0c8f6b0a4f4e0d9c3e6d1b7a2f8e90"
-OTHER_HARDWARE = HARDWARE[::-1]
+_BOARD_AND_CARD = "ba4a16b7141f83028.{}.n74864ae018c8f5de"
+HARDWARE = "kl1.m6dd3f7a6db0390ce." + _BOARD_AND_CARD.format("d07c314fc355c8f7e")
+UPGRADED = "kl1.m6dd3f7a6db0390ce." + _BOARD_AND_CARD.format("d1a214ef0c88470ad")  # the same with another disk
+OTHER_HARDWARE = "kl1.m990c5ae787ba88c8.d2f6bd8f1a7c3e905.n9d7545d24f06e1c4"
 ROUTE = "/api/v1/licenses/"
 TOLD = ("Content-Type", "Content-Digest", "Signature-Input", "Signature")
 OURS, OTHERS = Signing([SEED]).get_key(), Signing([OTHER_SEED]).get_key()
