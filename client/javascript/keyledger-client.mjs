@@ -281,6 +281,7 @@ export const thisSystem = {
   platform: process.platform,
   root: '/',
   env: process.env,
+  pause,
   run: (file, args) =>
     new Promise((resolve, reject) => {
       const bounds = { timeout: READING_TAKES, maxBuffer: MOST_BYTES, windowsHide: true, encoding: 'utf8' }
@@ -315,12 +316,11 @@ async function readWindows(system) {
       ]),
   }
   const { devices, failed, ...parts } = await allOf(asked)
-  if (failed.includes('devices'))
-    return { ...parts, failed: [...failed.filter((name) => name !== 'devices'), 'disk', 'cards'] }
+  const asFailed = (name) => (name === 'devices' ? ['disk', 'cards'] : [name])
   const lines = [...(devices ?? '').matchAll(/^(disk|model|card)=(.*?)\s*$/gm)].map(([, name, told]) => [name, told])
   const of = (name) => lines.filter(([given]) => given === name).map(([, told]) => told)
   const disk = VIRTUAL_MODEL.test(of('model')[0] ?? '') ? null : (of('disk')[0] ?? null)
-  return { ...parts, disk, cards: of('card'), failed }
+  return { ...parts, disk, cards: of('card'), failed: failed.flatMap(asFailed) }
 }
 
 const WINDOWS_DEVICES = `
@@ -732,11 +732,11 @@ export class LicenseClient {
         ? noVerdict(missed.code ?? 'NO_FILE', missed.detail, retryAfter)
         : noVerdict('UNLICENSED')
     const now = this.#clock()
+    await this.#shelf.change((kept) => (now > (kept.seen ?? 0) ? { seen: now } : {}))
     const { result, says } = await this.#fileAt(seen, Math.max(now, state.seen ?? 0))
     const isForEver = says?.expires === null
     const isBack = !isForEver && now < (state.seen ?? 0) - DAY
     if (result !== 'GOOD' || isBack) return noVerdict(result === 'GOOD' ? 'CLOCK_BACK' : result, undefined, retryAfter)
-    await this.#shelf.change((kept) => (now > (kept.seen ?? 0) ? { seen: now } : {}))
     return filed(says, state.missed_since ? 'grace' : 'valid', missed, retryAfter)
   }
 
@@ -781,7 +781,7 @@ export class LicenseClient {
         if (answer.retryAfter) this.#pausedUntil = performance.now() + answer.retryAfter * SECOND
         return answer
       }
-      await pause(wait)
+      await this.#system.pause(wait)
     }
   }
 
@@ -791,7 +791,7 @@ export class LicenseClient {
     const product = verb === 'deactivate' ? {} : { product: this.#product }
     let answer
     try {
-      answer = await send(url, { ...asked, ...product, ...more }, Math.max(1, end - performance.now()))
+      answer = await send(url, { ...asked, ...product, ...more }, Math.max(1, Math.ceil(end - performance.now())))
     } catch (error) {
       const isLate = error.name === 'TimeoutError' || error.name === 'AbortError'
       return {

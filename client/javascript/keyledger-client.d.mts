@@ -1,0 +1,138 @@
+export declare const VERSION: string
+
+export type State =
+  | 'valid' // the server said so, or nothing has spoken against the license file since
+  | 'grace' // the server could not be reached; the license file counts, until `until`
+  | 'denied' // the server said no, signed
+  | 'unreachable' // nobody said no, but there is nothing to run on either
+  | 'unlicensed' // no key was entered yet
+
+export interface License {
+  id: string
+  product_id: string | null
+  product_name: string | null
+  tier: string | null
+  features: string[]
+  purchase_date: string
+  /** null: for life */
+  expiry_date: string | null
+  status: 'active' | 'expired' | 'suspended' | 'banned'
+  max_devices: number
+  /** null where only the license file was asked */
+  devices_used: number | null
+}
+
+export interface Device {
+  hardware_id: string
+  device_name: string | null
+  bound_at: string | null
+}
+
+export interface Result {
+  /** May the app run? All else says why. */
+  valid: boolean
+  state: State
+  /** The server's code (VALID, EXPIRED, TOO_MANY_MACHINES …), or why there is no verdict (NO_CONNECTION, CLOCK_BACK …). */
+  code: string
+  /** The same in a sentence, to be shown. */
+  detail: string
+  license: License | null
+  features: string[]
+  device: Device | null
+  /** A seat was taken just now. */
+  activated: boolean
+  /** Until when it runs without the server; null: for ever, or not at all. */
+  until: string | null
+  /** This computer's clock is wrong: worth a word to the customer. */
+  clockOff: boolean
+  /** In so many seconds the server can be asked again; null: it did not say. */
+  retryAfter: number | null
+}
+
+/** What this kit asks of a system. Only tests give another one. */
+export interface System {
+  platform: string
+  root: string
+  env: Record<string, string | undefined>
+  pause(milliseconds: number): Promise<void>
+  run(file: string, args: string[]): Promise<string>
+}
+
+export interface Options {
+  /** As `https://licenses.example.com`, perhaps with a folder. http only for 127.0.0.1, [::1] and localhost. */
+  server: string
+  /** The product's id in the server's products.json. */
+  product: string
+  /** The server's public key, base64 or PEM; a list while keys change. */
+  publicKey: string | string[]
+  /** A folder of your app for this user, as Electron's app.getPath('userData'). */
+  stateDir: string
+  /** What the customer sees in his list of devices; the computer's name if not given. */
+  deviceName?: string
+  /** The product's `key_prefix`, if it has one. */
+  keyPrefix?: string | null
+  /** Milliseconds that one call may take to ask the server, with all its tries. 10,000 if not given. */
+  timeout?: number
+  /** For tests: the time in milliseconds. */
+  clock?: () => number
+  /** For tests: another computer. */
+  system?: System
+}
+
+export declare class LicenseClient {
+  /** Throws a TypeError that names the option that makes no sense. */
+  constructor(options: Options)
+  readonly portalUrl: string
+  activate(licenseKey: string): Promise<Result>
+  validate(): Promise<Result>
+  deactivate(): Promise<Result>
+  status(): Promise<Result>
+  deviceCode(): Promise<string>
+  installFile(text: string): Promise<Result>
+}
+
+/** What a computer is made of. `failed`: what could not be asked for this time. */
+export interface Machine {
+  machineId?: string | null
+  board?: string | null
+  disk?: string | null
+  cards?: string[]
+  installation?: string | null
+  failed?: string[]
+}
+
+export declare const thisSystem: System
+export declare function readMachine(system?: System): Promise<Machine & { failed: string[] }>
+export declare function makeHardwareId(product: string, machine?: Machine): string | null
+export declare function sameMachine(one: string, other: string): boolean
+export declare function makeDeviceCode(hardwareId: string, deviceName?: string, product?: string): string
+export declare function licenseIds(typed: string, keyPrefix?: string | null): string[]
+export declare function verifyEd25519(
+  publicKey: Uint8Array,
+  message: Uint8Array,
+  signature: Uint8Array,
+): Promise<boolean>
+
+type Keys = Map<string, Uint8Array>
+
+export declare function checkAnswer(
+  request: {
+    method: string
+    path: string
+    license_key: string
+    key_prefix?: string | null
+    hardware_id: string | null
+    product: string | null
+    nonce: string
+  },
+  answer: { status: number; headers: [string, string][]; body: Uint8Array },
+  keys: Keys,
+  now: number,
+): Promise<{ result: string; verdict?: Record<string, unknown>; at?: number; clockOff?: boolean }>
+
+export declare function checkLicenseFile(
+  text: string,
+  keys: Keys,
+  here: { product: string; hardwareId: string; licenseKey: string | null; keyPrefix?: string | null },
+  now: number,
+): Promise<{ result: string; says?: Record<string, unknown> }>

@@ -1,0 +1,620 @@
+// What the client says and keeps, whatever the server, the network, the disk and the clock do.
+
+import assert from 'node:assert/strict'
+import { fork } from 'node:child_process'
+import { promises as fs } from 'node:fs'
+import { createServer } from 'node:net'
+import path from 'node:path'
+import { after, before, beforeEach, test } from 'node:test'
+import { LicenseClient } from '../../../client/javascript/keyledger-client.mjs'
+import * as standin from './standin.mjs'
+import {
+  DAY,
+  KEY,
+  LAPTOP,
+  NOW,
+  OTHERS,
+  OURS,
+  OTHER_KEY,
+  StandIn,
+  answer,
+  clientOf,
+  licenseFile,
+  machine,
+  status,
+  tree,
+} from './standin.mjs'
+
+const LAPTOP_ID = 'kl1.m990c5ae787ba88c8.d07c314fc355c8f7e.n74864ae018c8f5de'
+let server
+
+before(async () => (server = await new StandIn().start()))
+after(() => server.stop())
+beforeEach(() => {
+  Object.assign(server, {
+    code: 'VALID',
+    clock: NOW,
+    key: OURS,
+    asked: [],
+    bodies: [],
+    instead: [],
+    always: null,
+    knownAs: undefined,
+  })
+})
+
+const short = ({ valid, state, code }) => [valid, state, code]
+const offline = status(500)
+
+/** A license that was activated while the server was there. */
+async function activated(more) {
+  const made = await clientOf(server, more)
+  assert.deepEqual(short(await made.client.activate(KEY)), [true, 'valid', 'VALID'])
+  server.asked.length = server.bodies.length = 0
+  return made
+}
+
+// ------------------------------------------------------------------------------------------------ the plain way
+
+test('without a key nothing is asked', async () => {
+  const { client } = await clientOf(server)
+  assert.deepEqual(short(await client.status()), [false, 'unlicensed', 'UNLICENSED'])
+  assert.deepEqual(short(await client.validate()), [false, 'unlicensed', 'UNLICENSED'])
+  assert.deepEqual(server.asked, [])
+})
+
+test('a key takes a seat and brings a license file', async () => {
+  const { client } = await clientOf(server)
+  const result = await client.activate(`  ${KEY}\n`)
+  assert.deepEqual(result, {
+    valid: true,
+    state: 'valid',
+    code: 'VALID',
+    detail: 'says VALID',
+    license: {
+      id: standin.idOf(KEY),
+      product_id: 'wave',
+      product_name: 'Wave',
+      tier: 'pro',
+      features: ['batch'],
+      purchase_date: '2026-11-20T12:00:00Z',
+      expiry_date: null,
+      status: 'active',
+      max_devices: 1,
+      devices_used: 1,
+    },
+    features: ['batch'],
+    device: { hardware_id: LAPTOP_ID, device_name: 'Laptop', bound_at: '2026-11-20T12:00:00Z' },
+    activated: true,
+    until: '2026-12-20T12:00:00Z',
+    clockOff: false,
+    retryAfter: null,
+  })
+  const { nonce, ...sent } = server.bodies[0]
+  assert.deepEqual(sent, { license_key: KEY, hardware_id: LAPTOP_ID, device_name: 'Laptop', product: 'wave' })
+  assert.match(nonce, /^[\w-]{22}$/)
+  assert.deepEqual(server.asked, ['file'])
+})
+
+test('at a start the server is asked, and takes no seat by itself', async () => {
+  const { client } = await activated()
+  assert.deepEqual(short(await client.validate()), [true, 'valid', 'VALID'])
+  assert.deepEqual([server.asked, server.bodies[0].bind], [['validate'], false])
+})
+
+test('each request has a nonce of its own', async () => {
+  const { client } = await activated()
+  for (let time = 0; time < 5; time++) await client.validate()
+  assert.equal(new Set(server.bodies.map((body) => body.nonce)).size, 5)
+})
+
+test('a file that is a day old is renewed', async () => {
+  const { client, clock } = await activated()
+  server.clock = clock.now = NOW + DAY
+  assert.equal((await client.validate()).until, '2026-12-21T12:00:00Z')
+  assert.deepEqual(server.asked, ['validate', 'file'])
+})
+
+test('the status is known without asking', async () => {
+  const { client, stateDir, system } = await activated()
+  const again = (await clientOf(server, { stateDir, system })).client
+  for (const one of [client, again]) {
+    const { valid, state, until, features, license } = await one.status()
+    assert.deepEqual([valid, state, until, features], [true, 'valid', '2026-12-20T12:00:00Z', ['batch']])
+    assert.equal(license.id, standin.idOf(KEY))
+  }
+  assert.deepEqual(server.asked, [])
+})
+
+test('a seat is given back, and the key forgotten', async () => {
+  const { client, stateDir } = await activated()
+  assert.deepEqual(short(await client.deactivate()), [false, 'unlicensed', 'DEACTIVATED'])
+  assert.deepEqual(short(await client.status()), [false, 'unlicensed', 'UNLICENSED'])
+  assert.equal((await fs.readFile(path.join(stateDir, 'license.json'), 'utf8')).includes(KEY), false)
+})
+
+test('a seat that could not be given back is kept', async () => {
+  const { client } = await activated()
+  server.always = offline
+  assert.deepEqual((await client.deactivate()).state, 'valid')
+  assert.deepEqual((await client.status()).valid, true)
+})
+
+test('what is no key is asked of nobody', async () => {
+  const { client } = await clientOf(server)
+  for (const typed of ['', '  \n', 'a\u0000b', 'k'.repeat(129), null, undefined]) {
+    assert.equal((await client.activate(typed)).code, 'NOT_A_KEY')
+  }
+  assert.deepEqual(server.asked, [])
+})
+
+// ------------------------------------------------------------------------------------------------ denied is not unreachable
+
+for (const code of ['SUSPENDED', 'BANNED', 'EXPIRED', 'NOT_FOUND', 'TOO_MANY_MACHINES', 'FINGERPRINT_SCOPE_MISMATCH']) {
+  test(`a signed ${code} is not asked again, and ends the days offline`, async () => {
+    const { client, stateDir, system } = await activated()
+    server.code = code
+    assert.deepEqual(short(await client.validate()), [false, 'denied', code])
+    assert.deepEqual(server.asked, ['validate'])
+    server.always = offline
+    assert.deepEqual(short(await client.validate()), [false, 'denied', code])
+    const restarted = (await clientOf(server, { stateDir, system })).client
+    assert.deepEqual(short(await restarted.status()), [false, 'denied', code])
+    assert.equal((await restarted.status()).detail, `says ${code}`)
+  })
+}
+
+test('who pays again is let in again', async () => {
+  const { client } = await activated()
+  server.code = 'EXPIRED'
+  await client.validate()
+  server.code = 'VALID'
+  assert.deepEqual(short(await client.validate()), [true, 'valid', 'VALID'])
+  server.always = offline
+  assert.deepEqual(short(await client.validate()), [true, 'grace', 'VALID'])
+})
+
+test('another key that is refused takes nothing away', async () => {
+  const { client } = await activated()
+  server.code = 'SUSPENDED'
+  assert.deepEqual(short(await client.activate(OTHER_KEY)), [false, 'denied', 'SUSPENDED'])
+  assert.deepEqual(short(await client.status()), [true, 'valid', 'VALID'])
+  assert.deepEqual(short(await client.activate(KEY.toLowerCase())), [false, 'denied', 'SUSPENDED'])
+  assert.deepEqual(short(await client.status()), [false, 'denied', 'SUSPENDED'])
+})
+
+// ------------------------------------------------------------------------------------------------ no answer
+
+const another = (change) => (request, response, signed) => answer(response, change(signed, request))
+const PORTAL = '<!doctype html><title>Welcome to our hotel</title>'
+let replayed = null
+
+const NO_ANSWERS = {
+  'the server is off': [offline, 'NO_VERDICT'],
+  'it breaks off': [(request) => request.socket.destroy(), 'NO_CONNECTION'],
+  'it breaks off in the middle': [
+    (request, response, { headers }) => {
+      response.writeHead(200, { ...headers, 'Content-Length': 5000 })
+      response.write('{"valid":')
+      setImmediate(() => request.socket.destroy())
+    },
+    'NO_CONNECTION',
+  ],
+  'an answer without a signature': [another(({ text }) => ({ text, headers: {} })), 'UNSIGNED'],
+  'a forged one': [
+    another(({ text }, request) => ({ text, headers: standin.signatureOf(text, request.url, NOW, OTHERS) })),
+    'UNKNOWN_KEY',
+  ],
+  'a forged one that names our key': [
+    another(({ text }, request) => {
+      const { sign } = OTHERS
+      return { text, headers: standin.signatureOf(text, request.url, NOW, { kid: OURS.kid, sign }) }
+    }),
+    'BAD_SIGNATURE',
+  ],
+  'one that was changed': [
+    another(({ text, headers }) => ({ text: text.replace('"valid":true', '"valid":true '), headers })),
+    'OTHER_BODY',
+  ],
+  'an earlier one, told again': [another((signed) => (replayed ??= signed)), 'BAD_SIGNATURE'],
+  "a page of somebody's network": [status(200, { 'Content-Type': 'text/html' }, PORTAL), 'UNSIGNED'],
+  'a redirect to that page': [status(302, { Location: '/sign-in' }, ''), 'NO_VERDICT'],
+  'a redirect to a good answer': [status(307, { Location: '/shop/api/v1/licenses/validate' }, ''), 'NO_VERDICT'],
+  'an error of the app': [status(400), 'NO_VERDICT'],
+  'a door that is closed': [status(403, {}, PORTAL), 'NO_VERDICT'],
+  'too much': [another(() => ({ text: ' '.repeat(3_000_000), headers: {} })), 'NO_VERDICT'],
+}
+
+for (const [name, [act, code]] of Object.entries(NO_ANSWERS)) {
+  test(`no answer is no denial: ${name}`, async () => {
+    const { client } = await activated()
+    if (name.startsWith('an earlier one')) {
+      server.instead = [act]
+      await client.validate()
+      server.asked.length = 0
+    }
+    server.always = act
+    const result = await client.validate()
+    assert.deepEqual(short(result), [true, 'grace', 'VALID'])
+    assert.equal(result.until, '2026-12-20T12:00:00Z')
+    const retried = code === 'NO_CONNECTION' || name === 'the server is off'
+    assert.equal(server.asked.length, retried ? 3 : 1)
+    const fresh = (await clientOf(server)).client
+    assert.deepEqual(short(await fresh.activate(KEY)), [false, 'unreachable', code])
+  })
+}
+
+test('one that is lost is asked again', async () => {
+  const { client } = await activated()
+  server.instead = [offline, (request) => request.socket.destroy()]
+  assert.deepEqual(short(await client.validate()), [true, 'valid', 'VALID'])
+  assert.equal(new Set(server.bodies.map((body) => body.nonce)).size, 3)
+})
+
+test('a port at which nobody listens', async () => {
+  const nobody = createServer()
+  await new Promise((resolve) => nobody.listen(0, '127.0.0.1', resolve))
+  const { port } = nobody.address()
+  await new Promise((resolve) => nobody.close(resolve))
+  const { stateDir, system } = await activated()
+  const { client } = await clientOf(`http://127.0.0.1:${port}`, { stateDir, system })
+  assert.deepEqual(short(await client.validate()), [true, 'grace', 'VALID'])
+})
+
+for (const code of [429, 503]) {
+  test(`${code}: after as long as it asks for, within the time limit`, async () => {
+    const { client } = await activated()
+    server.instead = [status(code, { 'Retry-After': '0' })]
+    assert.deepEqual(short(await client.validate()), [true, 'valid', 'VALID'])
+  })
+
+  test(`${code}: it is left alone when it asks for longer, and the file counts`, async () => {
+    const { client } = await activated()
+    server.always = status(code, { 'Retry-After': '600' })
+    assert.deepEqual([(await client.validate()).state, server.asked.length], ['grace', 1])
+    const { state, retryAfter } = await client.validate()
+    assert.deepEqual([state, retryAfter > 500 && retryAfter <= 600, server.asked.length], ['grace', true, 1])
+  })
+}
+
+test('a pause that nobody signed is an hour at most', async () => {
+  const { client } = await activated()
+  server.always = status(503, { 'Retry-After': 'Fri, 31 Dec 9999 23:59:59 GMT' })
+  assert.equal((await client.validate()).retryAfter, 3600)
+})
+
+const HANGING = {
+  'never answers': () => {},
+  'answers and never ends': (_, response, { headers }) => response.writeHead(200, headers).write('{'),
+}
+for (const [name, act] of Object.entries(HANGING)) {
+  test(`a server that ${name} is waited for no longer than allowed`, async () => {
+    const { stateDir, system } = await activated()
+    const { client } = await clientOf(server, { stateDir, system, timeout: 60 })
+    server.always = act
+    assert.deepEqual(short(await client.validate()), [true, 'grace', 'VALID'])
+    const fresh = await clientOf(server, { timeout: 60 })
+    assert.equal((await fresh.client.activate(KEY)).code, 'TIMED_OUT')
+  })
+}
+
+// ------------------------------------------------------------------------------------------------ the clock
+
+test('offline it runs until the file ends', async () => {
+  const { client, clock } = await activated()
+  server.always = offline
+  clock.now = NOW + 30 * DAY - 1000
+  assert.deepEqual(short(await client.validate()), [true, 'grace', 'VALID'])
+  clock.now = NOW + 30 * DAY
+  assert.deepEqual(short(await client.validate()), [false, 'unreachable', 'EXPIRED'])
+})
+
+test('a clock that was put back gains nothing, and one answer mends it', async () => {
+  const { client, clock } = await activated()
+  server.always = offline
+  clock.now = NOW + 31 * DAY
+  await client.validate()
+  clock.now = NOW + 29 * DAY
+  assert.deepEqual(short(await client.validate()), [false, 'unreachable', 'EXPIRED'])
+  server.always = null
+  server.clock = NOW + 29 * DAY
+  assert.deepEqual(short(await client.validate()), [true, 'valid', 'VALID'])
+  server.always = offline
+  assert.deepEqual(short(await client.validate()), [true, 'grace', 'VALID'])
+})
+
+test('a clock that is more than a day behind is noticed, until it is right again', async () => {
+  const { client, clock } = await activated()
+  clock.now = NOW - DAY
+  assert.deepEqual(short(await client.status()), [true, 'valid', 'VALID'])
+  clock.now = NOW - DAY - 1000
+  const result = await client.status()
+  assert.deepEqual([...short(result), result.clockOff], [false, 'unreachable', 'CLOCK_BACK', true])
+  clock.now = NOW + 1000
+  assert.deepEqual(short(await client.status()), [true, 'valid', 'VALID'])
+})
+
+test('with a wrong clock the server is believed all the same, and says so', async () => {
+  for (const off of [-3650 * DAY, 3650 * DAY]) {
+    const { client, clock } = await clientOf(server)
+    clock.now = NOW + off
+    const result = await client.activate(KEY)
+    assert.deepEqual(
+      [...short(result), result.clockOff, result.until],
+      [true, 'valid', 'VALID', true, '2026-12-20T12:00:00Z'],
+    )
+    assert.deepEqual(short(await client.validate()), [true, 'valid', 'VALID'])
+  }
+})
+
+test('a clock that ran ahead for once locks nobody out for ever', async () => {
+  const { client, clock } = await activated()
+  server.always = offline
+  clock.now = NOW + 20 * DAY
+  await client.validate()
+  clock.now = NOW + 5 * DAY
+  assert.equal((await client.validate()).code, 'CLOCK_BACK')
+  const brought = licenseFile({ issued: standin.at(NOW + 5 * DAY), expires: standin.at(NOW + 35 * DAY) })
+  assert.equal((await client.installFile(brought)).valid, true)
+  assert.equal((await client.validate()).valid, true)
+})
+
+// ------------------------------------------------------------------------------------------------ license files
+
+test('a file is brought to a computer without a network', async () => {
+  const { client } = await clientOf(server)
+  server.always = offline
+  const [, ...lines] = (await client.deviceCode()).trim().split('\n').slice(0, -1)
+  const code = JSON.parse(Buffer.from(lines.join(''), 'base64'))
+  assert.deepEqual([code.hardware_id, code.device_name, code.product], [LAPTOP_ID, 'Laptop', 'wave'])
+  const result = await client.installFile(licenseFile({ hardware_id: code.hardware_id }))
+  assert.deepEqual(
+    [...short(result), result.until, result.features],
+    [true, 'valid', 'VALID', '2026-12-20T12:00:00Z', ['batch']],
+  )
+  assert.deepEqual(short(await client.validate()), [true, 'valid', 'VALID'])
+  assert.deepEqual(server.asked, [])
+})
+
+test('a file without an end is good whatever the clock says', async () => {
+  const { client, clock } = await clientOf(server)
+  assert.equal((await client.installFile(licenseFile({ expires: null, offline_days: null }))).valid, true)
+  for (const off of [36500 * DAY, -9000 * DAY]) {
+    clock.now = NOW + off
+    const { valid, until } = await client.status()
+    assert.deepEqual([valid, until], [true, null])
+  }
+})
+
+test('what is no good file changes nothing', async () => {
+  const { client } = await activated()
+  const before = await client.status()
+  const good = licenseFile()
+  for (const [text, code] of [
+    ['', 'UNREADABLE'],
+    [good.replace('A', 'B'), null],
+    [licenseFile({}, OTHERS), 'UNKNOWN_KEY'],
+    [licenseFile({ hardware_id: 'kl1.m0000000000000000' }), 'OTHER_DEVICE'],
+    [licenseFile({ product: { id: 'team', name: 'Team' } }), 'OTHER_PRODUCT'],
+    [licenseFile({ expires: standin.at(NOW - 1000) }), 'EXPIRED'],
+    [undefined, 'UNREADABLE'],
+  ]) {
+    const result = await client.installFile(text)
+    assert.equal(result.valid, false)
+    if (code) assert.equal(result.code, code)
+  }
+  assert.deepEqual(await client.status(), before)
+})
+
+test('a file from before a denial does not undo it; a later one does', async () => {
+  const { client } = await activated()
+  server.code = 'SUSPENDED'
+  server.clock = NOW + 1000
+  await client.validate()
+  assert.equal((await client.installFile(licenseFile())).code, 'OLD_FILE')
+  assert.equal((await client.status()).state, 'denied')
+  const later = licenseFile({ issued: standin.at(NOW + 2000) })
+  assert.deepEqual(short(await client.installFile(later)), [true, 'valid', 'VALID'])
+})
+
+test('a kept file that was tampered with counts for nothing, and the next answer brings another', async () => {
+  const { client, stateDir } = await activated()
+  for (const name of ['license.json', 'license.backup.json']) {
+    const file = path.join(stateDir, name)
+    const state = JSON.parse(await fs.readFile(file))
+    state.file = licenseFile({ expires: null }, { ...OTHERS, kid: OURS.kid })
+    await fs.writeFile(file, JSON.stringify(state))
+  }
+  server.always = offline
+  assert.deepEqual(short(await client.validate()), [false, 'unreachable', 'BAD_SIGNATURE'])
+  server.always = null
+  assert.deepEqual(short(await client.validate()), [true, 'valid', 'VALID'])
+  server.always = offline
+  assert.deepEqual(short(await client.validate()), [true, 'grace', 'VALID'])
+})
+
+// ------------------------------------------------------------------------------------------------ what is kept
+
+test('a spoiled state is taken from its copy; two spoiled ones are none', async () => {
+  for (const spoiled of ['', '{', '\0\0\0\0', '[]', 'null', '{"format":99}']) {
+    const { client, stateDir } = await activated()
+    await fs.writeFile(path.join(stateDir, 'license.json'), spoiled)
+    assert.deepEqual(short(await client.status()), [true, 'valid', 'VALID'])
+    await fs.writeFile(path.join(stateDir, 'license.json'), spoiled)
+    await fs.writeFile(path.join(stateDir, 'license.backup.json'), spoiled)
+    assert.deepEqual(short(await client.status()), [false, 'unlicensed', 'UNLICENSED'])
+    assert.deepEqual(short(await client.activate(KEY)), [true, 'valid', 'VALID'])
+  }
+})
+
+test('a folder that cannot be written to takes no license away', async () => {
+  const file = path.join(await standin.folder(), 'file')
+  await fs.writeFile(file, '')
+  const { client } = await clientOf(server, { stateDir: path.join(file, 'below') })
+  assert.deepEqual(short(await client.activate(KEY)), [true, 'valid', 'VALID'])
+})
+
+test('nobody else reads the state, and nothing is left beside it', { skip: process.platform === 'win32' }, async () => {
+  const { client, stateDir } = await activated()
+  await client.validate()
+  assert.deepEqual((await fs.readdir(stateDir)).sort(), ['license.backup.json', 'license.json'])
+  assert.equal((await fs.stat(path.join(stateDir, 'license.json'))).mode & 0o077, 0)
+})
+
+test('the lock of one who was killed is broken', async () => {
+  const { client, stateDir } = await activated()
+  const lock = path.join(stateDir, 'license.lock')
+  await fs.writeFile(lock, '')
+  await fs.utimes(lock, new Date(0), new Date(0))
+  server.code = 'SUSPENDED'
+  await client.validate()
+  assert.deepEqual(short(await client.status()), [false, 'denied', 'SUSPENDED'])
+})
+
+test('several processes on one folder: each state is whole, and no key is lost', async () => {
+  const { stateDir } = await activated()
+  const root = await tree(LAPTOP)
+  const child = new URL('./process.mjs', import.meta.url)
+  const told = await Promise.all(
+    [1, 2, 3].map(
+      () =>
+        new Promise((resolve, reject) => {
+          const process = fork(child, [server.url, stateDir, root, KEY], { silent: true })
+          let said = ''
+          for (const stream of [process.stdout, process.stderr]) stream.on('data', (text) => (said += text))
+          process.on('error', reject).on('exit', (code) => resolve([code, said]))
+        }),
+    ),
+  )
+  assert.deepEqual(told, Array(3).fill([0, ''])) // nor does the client print anything
+  const state = JSON.parse(await fs.readFile(path.join(stateDir, 'license.json')))
+  assert.deepEqual([state.license_key, state.bound_id], [KEY, LAPTOP_ID])
+  assert.deepEqual((await fs.readdir(stateDir)).sort(), ['license.backup.json', 'license.json'])
+})
+
+test('verbs that are called at once go one after another', async () => {
+  const { client } = await clientOf(server)
+  const results = await Promise.all([client.activate(KEY), client.validate(), client.deactivate(), client.status()])
+  assert.deepEqual(
+    results.map((result) => result.code),
+    ['VALID', 'VALID', 'DEACTIVATED', 'UNLICENSED'],
+  )
+})
+
+// ------------------------------------------------------------------------------------------------ the computer
+
+test('with another disk it is the device that was bound', async () => {
+  const { stateDir } = await activated()
+  const files = {
+    ...LAPTOP,
+    'sys/devices/pci0/nvme0/nvme0n1/device/serial': 'WD-ANOTHER-ONE-9\n',
+    'etc/machine-id': 'f'.repeat(20) + 'abc\n',
+  }
+  const upgraded = await clientOf(server, {
+    stateDir,
+    files: { 'sys/devices/pci0/nvme0/nvme0n1/device/serial': 'WD-ANOTHER-ONE-9\n' },
+  })
+  assert.equal((await upgraded.client.status()).valid, true)
+  await upgraded.client.validate()
+  assert.equal(server.bodies[0].hardware_id, LAPTOP_ID)
+  const copied = await clientOf(server, { stateDir, system: machine(await tree(files)) }) // the disk is known from the last start
+  assert.equal((await copied.client.status()).valid, true)
+})
+
+test('a folder that was copied to another computer is not licensed there', async () => {
+  const { stateDir } = await activated()
+  const files = {
+    'etc/machine-id': '0123456789abcdef0123456789abcdee\n',
+    'sys/class/net/eth0/address': '3c:7c:3f:aa:bb:cc\n',
+  }
+  const { client } = await clientOf(server, {
+    stateDir,
+    files: { ...files, 'sys/devices/pci0/nvme0/nvme0n1/device/serial': 'OTHER-DISK-1\n' },
+  })
+  assert.equal((await client.status()).code, 'OTHER_DEVICE')
+  await client.validate()
+  assert.notEqual(server.bodies[0].hardware_id, LAPTOP_ID)
+})
+
+test('the server knows a computer by its parts, and names the device that it knows', async () => {
+  server.knownAs = 'kl1.m990c5ae787ba88c8.d1a214ef0c88470ad.n74864ae018c8f5de'
+  const { client } = await activated()
+  await client.validate()
+  assert.equal(server.bodies[0].hardware_id, server.knownAs)
+})
+
+test('a program that was too slow once does not make another computer of this one', async () => {
+  const guid = '    MachineGuid    REG_SZ    9f2d6c1e-7b1a-4f0e-9c55-3c6a1d2e8f70\r\n'
+  const devices = 'disk=S4EWNX0M123456T\r\nmodel=Samsung\r\ncard=A4:83:E7:01:23:45\r\n'
+  const run = (slow) => async (_, args) => {
+    if (args.includes('MachineGuid')) return guid
+    if (args.includes('-Command') && !slow) return devices
+    throw new Error('timed out')
+  }
+  const { client, stateDir } = await activated({ system: machine('/', { platform: 'win32', run: run(false) }) })
+  const { device } = await client.status()
+  const slow = await clientOf(server, { stateDir, system: machine('/', { platform: 'win32', run: run(true) }) })
+  assert.equal((await slow.client.status()).valid, true)
+  await slow.client.validate()
+  assert.equal(server.bodies[0].hardware_id, device.hardware_id)
+})
+
+test('a container is known by what lies in its state folder', async () => {
+  const container = { system: machine(await tree({ '.dockerenv': '' })) }
+  const { client, stateDir } = await activated(container)
+  const { device } = await client.status()
+  assert.match(device.hardware_id, /^kl1\.x[0-9a-f]{16}$/)
+  await (await clientOf(server, { ...container, stateDir })).client.validate()
+  assert.equal(server.bodies[0].hardware_id, device.hardware_id)
+})
+
+// ------------------------------------------------------------------------------------------------ options
+
+test('an option that makes no sense is named', () => {
+  const good = {
+    server: 'https://licenses.example.com/shop/',
+    product: 'wave',
+    publicKey: OURS.publicKey,
+    stateDir: '/nowhere',
+  }
+  assert.equal(new LicenseClient(good).portalUrl, 'https://licenses.example.com/shop/portal')
+  for (const [name, value] of [
+    ['server', 'http://licenses.example.com'],
+    ['server', 'ftp://127.0.0.1'],
+    ['server', 'http://127.0.0.1.example.com'],
+    ['server', 'https://ann:secret@example.com'],
+    ['server', 'https://example.com/?a=b'],
+    ['server', ''],
+    ['server', undefined],
+    ['product', ''],
+    ['publicKey', undefined],
+    ['publicKey', []],
+    ['publicKey', 'bm8='],
+    ['publicKey', [OURS.publicKey, 'x']],
+    ['stateDir', undefined],
+    ['timeout', 0],
+    ['timeout', NaN],
+  ]) {
+    const named = { name: 'TypeError', message: new RegExp(`^${name}: `) }
+    assert.throws(() => new LicenseClient({ ...good, [name]: value }), named, `${name} ${value}`)
+  }
+})
+
+test('several public keys, as base64 or as PEM', async () => {
+  const spki = Buffer.concat([Buffer.from('302a300506032b6570032100', 'hex'), Buffer.from(OTHERS.publicKey, 'base64')])
+  const pem = `-----BEGIN PUBLIC KEY-----\n${spki.toString('base64')}\n-----END PUBLIC KEY-----\n`
+  const { client } = await clientOf(server, { publicKey: [OURS.publicKey, pem] })
+  assert.equal((await client.activate(KEY)).valid, true)
+  server.key = OTHERS
+  assert.equal((await client.validate()).valid, true)
+})
+
+test('a key with the prefix of its product', async () => {
+  const key = `WAVE-${KEY}`
+  const { client } = await clientOf(server, { keyPrefix: 'WAVE' })
+  server.always = (request, response, signed) => {
+    const text = signed.text.replace(/lic_[0-9a-f]{20}/, standin.idOf(key))
+    answer(response, { text, headers: standin.signatureOf(text, request.url, NOW, OURS) })
+  }
+  assert.equal((await client.activate(KEY.toLowerCase())).valid, true)
+})
