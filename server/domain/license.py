@@ -136,6 +136,11 @@ class Bound(msgspec.Struct, frozen=True, gc=False):
     device: Device
     faces: list[str]
 
+    @property
+    def as_seen_last(self) -> Device:
+        """By its newest face, for who knows the machine as it is now."""
+        return msgspec.structs.replace(self.device, hardware_id=self.faces[-1])
+
     def is_machine(self, hardware_id: str) -> bool:
         return any(same_machine(face, hardware_id) for face in self.faces)
 

@@ -65,7 +65,7 @@ class Seats:
             if meant.hardware_id is not None and (not license.knows(meant.hardware_id) or _is_news(claim, bound)):
                 return self._take_seat(key, claim, catalogue, now)
             self._store.count_usage(key, now)
-        return self._verdict(catalogue, code, key, license, meant.hardware_id)
+        return self._verdict(catalogue, code, key, license, self._device(code, key, license, meant, claim))
 
     def activate(self, license_key: str, claim: Claim) -> Verdict:
         return self.validate(license_key, msgspec.structs.replace(claim, bind=True))
@@ -89,8 +89,8 @@ class Seats:
         """Whether this device is bound to the license now; nothing is bound or written by asking."""
         if hardware_id is None:
             return False
-        _, license = self.read_key(license_key)
-        return license is not None and license.knows(hardware_id)
+        key, license = self.read_key(license_key)
+        return self._bound_id(key, license, hardware_id) is not None
 
     def read_key(self, typed: str) -> tuple[str, License | None]:
         """The license that a typed key means, as it is now: an exact match goes before the forgiving one."""
@@ -138,7 +138,7 @@ class Seats:
                 books.append_devices([_activation(key, claim, now)])
         if code is Code.VALID:
             self._store.count_usage(key, now)
-        return self._verdict(catalogue, code, key, license, meant.hardware_id, activated)
+        return self._verdict(catalogue, code, key, license, self._device(code, key, license, meant, claim), activated)
 
     def _has_moved_enough(self, key: str, license: License, claim: Claim, catalogue: Catalogue, now: datetime) -> bool:
         new = claim.hardware_id or ""
@@ -157,7 +157,7 @@ class Seats:
         code: Code,
         key: str,
         license: License | None,
-        hardware_id: str | None = None,
+        device: Device | None = None,
         activated: bool = False,
     ) -> Verdict:
         if license is None:
@@ -169,12 +169,19 @@ class Seats:
             license=license,
             product=product,
             features=catalogue.features(product, license.tier, license.features),
-            device=self._device(key, license, hardware_id) if hardware_id and code is Code.VALID else None,
+            device=device,
             activated=activated,
         )
 
-    def _device(self, key: str, license: License, hardware_id: str) -> Device:
-        """The device as it is bound; only the device log knows since when the first one is."""
+    def _device(self, code: Code, key: str, license: License | None, meant: Claim, asked: Claim) -> Device | None:
+        """The device as it is bound, by the id that was asked about: the app knows its machine's present id alone."""
+        if code is not Code.VALID or license is None or meant.hardware_id is None or asked.hardware_id is None:
+            return None
+        device = self._bound_device(key, license, meant.hardware_id)
+        return Device(asked.hardware_id, device.device_name, device.bound_at)
+
+    def _bound_device(self, key: str, license: License, hardware_id: str) -> Device:
+        """Only the device log knows since when the first one is bound."""
         for device in license.devices:
             if device.hardware_id == hardware_id:
                 return device

@@ -10,6 +10,7 @@ import pytest
 
 from server.domain.hardware import same_machine
 from server.domain.license import Claim
+from server.services.sunset import Sunset
 from tests.conftest import Shop, sale_ping
 from tests.license_files import opened
 from tests.signed_answers import SEED
@@ -50,7 +51,7 @@ def test_a_machine_that_changes_piece_by_piece_keeps_its_seat(shop, key):
         answered = shop.ask("validate", license_key=key, hardware_id=face, device_name="Other name")
         assert (answered["code"], "activated" in answered, answered["license"]["devices_used"]) == ("VALID", False, 1)
         assert answered["device"] == {
-            "hardware_id": BOUND,
+            "hardware_id": face,
             "device_name": "Desk",
             "bound_at": "2026-11-20T12:00:00Z",
         }
@@ -78,7 +79,7 @@ def test_two_machines_take_two_seats(shop):
 
 def test_asking_alone_writes_nothing(shop, key):
     answered = shop.ask("validate", license_key=key, hardware_id=CHANGED, bind=False)
-    assert (answered["code"], answered["device"]["hardware_id"]) == ("VALID", BOUND)
+    assert (answered["code"], answered["device"]["hardware_id"]) == ("VALID", CHANGED)
     assert device_log(shop) == [("activation", BOUND)]
 
 
@@ -146,13 +147,22 @@ def test_faces_that_come_at_once_take_one_seat(shop):
     assert sorted(face for _, face in device_log(shop)) == sorted(faces)
 
 
-def test_a_file_is_made_for_the_device_as_it_was_bound(tmp_path, clock):
+def test_a_file_is_made_for_the_machine_as_it_is_now(tmp_path, clock):
     shop = Shop(tmp_path / "signing", clock, signing_key=(SEED,))
     key = shop.sale()
     shop.ask("activate", license_key=key, hardware_id=BOUND)
     answered = shop.ask("file", license_key=key, hardware_id=CHANGED)
     public = shop.services.signing.get_key().public_key
-    assert opened(public, answered["license_file"])["hardware_id"] == answered["device"]["hardware_id"] == BOUND
+    assert opened(public, answered["license_file"])["hardware_id"] == answered["device"]["hardware_id"] == CHANGED
+    services = shop.services
+    Sunset(services.store, services.signing, services.files, clock).run(tmp_path / "files")
+    (for_device,) = (tmp_path / "files").glob("lic_*/device-1.lic")
+    assert opened(public, for_device.read_text())["hardware_id"] == CHANGED
+
+
+def test_the_limit_lets_a_face_pass_as_it_lets_its_device(shop, key):
+    seats = shop.services.licenses.seats
+    assert [seats.has_seat(key, one) for one in (BOUND, CHANGED, OTHER)] == [True, True, False]
 
 
 def test_the_story_tells_of_faces(shop, key, clock):
