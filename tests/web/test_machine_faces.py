@@ -115,6 +115,7 @@ def test_changes_are_no_moves(shop, clock):
         expected = "VALID" if place < 9 else "TOO_MANY_MACHINES"
         assert shop.code(key, hardware_id=f"other-{place}") == expected
         shop.ask("deactivate", license_key=key, hardware_id=f"other-{place}")
+    assert shop.code(key, hardware_id=machine(1, 1, 99, 1)) == "VALID"
 
 
 def test_no_more_than_so_many_faces_are_written_down(shop, key):
