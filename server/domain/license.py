@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from server.domain.catalogue import Catalogue, Product
+from server.domain.hardware import same_machine
 
 DEFAULT_GRACE = 3
 DEFAULT_MOVES = 10
@@ -129,9 +130,32 @@ class DeviceLine(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     by_customer: bool = False
 
 
-def devices_after(lines: list[DeviceLine]) -> list[Device]:
-    """The devices bound after these lines of one license, in the order they were bound."""
-    bound: dict[str, Device] = {}
+class Bound(msgspec.Struct, frozen=True, gc=False):
+    """A device as it was bound, and its faces: the ids by which the same machine came, that of the binding first."""
+
+    device: Device
+    faces: list[str]
+
+    @property
+    def as_seen_last(self) -> Device:
+        """By its newest face, for who knows the machine as it is now."""
+        return msgspec.structs.replace(self.device, hardware_id=self.faces[-1])
+
+    def is_machine(self, hardware_id: str) -> bool:
+        return any(same_machine(face, hardware_id) for face in self.faces)
+
+
+def find_bound(bound: dict[str, Bound], hardware_id: str) -> Bound | None:
+    """The device that this id means: by one of its faces, else because it is the same machine as one."""
+    known = (one for one in bound.values() if hardware_id in one.faces)
+    return next(known, None) or next((one for one in bound.values() if one.is_machine(hardware_id)), None)
+
+
+def bound_after(lines: list[DeviceLine]) -> dict[str, Bound]:
+    """The devices bound after these lines of one license, by the ids and in the order in which they were bound.
+
+    A line that activates a bound device's machine under another id is another face of it, and takes no seat."""
+    bound: dict[str, Bound] = {}
     for line in lines:
         if line.event is DeviceEvent.RESET:
             bound.clear()
@@ -139,23 +163,36 @@ def devices_after(lines: list[DeviceLine]) -> list[Device]:
             continue
         elif line.event is DeviceEvent.DEACTIVATION:
             bound.pop(line.hardware_id, None)
-        elif line.hardware_id not in bound:
-            bound[line.hardware_id] = Device(line.hardware_id, line.device_name, line.timestamp)
-    return list(bound.values())
+        elif known := find_bound(bound, line.hardware_id):
+            if line.hardware_id not in known.faces:
+                known.faces.append(line.hardware_id)
+        else:
+            device = Device(line.hardware_id, line.device_name, line.timestamp)
+            bound[line.hardware_id] = Bound(device, [line.hardware_id])
+    return bound
 
 
-def recent_devices(lines: list[DeviceLine], now: datetime) -> set[str]:
-    """The devices that were bound in the window before `now`; a reset by the owner starts the count anew.
+def devices_after(lines: list[DeviceLine]) -> list[Device]:
+    """The devices bound after these lines of one license, in the order they were bound."""
+    return [one.device for one in bound_after(lines).values()]
+
+
+def recent_devices(lines: list[DeviceLine], now: datetime) -> list[list[str]]:
+    """The devices that were bound in the window before `now`, each by its ids; a reset by the owner starts anew.
 
     A device that comes and goes is one: an app may free its seat whenever it ends. What was bound while this machine's
     clock was ahead counts only where it was not far ahead: it must not lock anybody out until that time has come.
     """
-    devices: set[str] = set()
+    devices: list[list[str]] = []
     for line in lines:
         if line.event is DeviceEvent.RESET:
             devices.clear()
         elif line.event is DeviceEvent.ACTIVATION and line.hardware_id and abs(now - line.timestamp) < MOVES_WINDOW:
-            devices.add(line.hardware_id)
+            known = [ids for ids in devices if any(same_machine(one, line.hardware_id) for one in ids)]
+            if not known:
+                devices.append([line.hardware_id])
+            elif line.hardware_id not in known[0]:
+                known[0].append(line.hardware_id)
     return devices
 
 
