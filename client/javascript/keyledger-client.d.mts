@@ -1,52 +1,46 @@
 export declare const VERSION: string
+/** What `message` says for each code. */
+export declare const REASONS: Record<string, string>
 
 export type State =
   | 'valid' // the server said so, or nothing has spoken against the license file since
-  | 'grace' // the server could not be reached; the license file counts, until `until`
-  | 'denied' // the server said no, signed
-  | 'unreachable' // nobody said no, but there is nothing to run on either
-  | 'unlicensed' // no key was entered yet
+  | 'grace' // the server was not reached; the license file counts, until `graceEnd`
+  | 'denied' // the server said no, signed; only it can say yes again
+  | 'unreachable' // there is no verdict, neither yes nor no
+  | 'unlicensed' // no key was entered
 
-export interface License {
-  id: string
-  product_id: string | null
-  product_name: string | null
+/** The answer to every verb. Times are RFC 3339 in UTC, as `2026-12-20T12:00:00Z`. */
+export interface Result {
+  /** May the app run? */
+  valid: boolean
+  /** Why, in one of five words. */
+  state: State
+  /** The server's code (VALID, EXPIRED, TOO_MANY_MACHINES …), or one of REASONS (NO_CONNECTION, CLOCK_BACK …). */
+  code: string
+  /** For your log. */
+  detail: string
+  /** For people, in English; translate by `code`. */
+  message: string
+  /** `online`: the server said so just now; `offline`: from what is kept. */
+  source: 'online' | 'offline'
+  licenseId: string | null
+  productName: string | null
   tier: string | null
   features: string[]
-  purchase_date: string
-  /** null: for life */
-  expiry_date: string | null
-  status: 'active' | 'expired' | 'suspended' | 'banned'
-  max_devices: number
-  /** null where only the license file was asked */
-  devices_used: number | null
-}
-
-export interface Device {
-  hardware_id: string
-  device_name: string | null
-  bound_at: string | null
-}
-
-export interface Result {
-  /** May the app run? All else says why. */
-  valid: boolean
-  state: State
-  /** The server's code (VALID, EXPIRED, TOO_MANY_MACHINES …), or why there is no verdict (NO_CONNECTION, CLOCK_BACK …). */
-  code: string
-  /** The same in a sentence, to be shown. */
-  detail: string
-  license: License | null
-  features: string[]
-  device: Device | null
+  /** When the license ends; null: never, or not known. */
+  expiry: string | null
+  /** Until when it runs without the server; null: for ever, or not at all. */
+  graceEnd: string | null
+  seatsUsed: number | null
+  maxSeats: number | null
   /** A seat was taken just now. */
   activated: boolean
-  /** Until when it runs without the server; null: for ever, or not at all. */
-  until: string | null
   /** This computer's clock is wrong: worth a word to the customer. */
   clockOff: boolean
-  /** In so many seconds the server can be asked again; null: it did not say. */
+  /** Seconds for which the server wants to be left alone. */
   retryAfter: number | null
+  /** A page on which the customer can help himself. */
+  helpUrl: string | null
 }
 
 /** What this kit asks of a system. Only tests give another one. */
@@ -73,6 +67,8 @@ export interface Options {
   keyPrefix?: string | null
   /** Milliseconds that one call may take to ask the server, with all its tries. 10,000 if not given. */
   timeout?: number
+  /** What asks the server; Node's own if not given. In Electron: net.fetch, which knows the system's proxy. */
+  fetch?: typeof fetch
   /** For tests: the time in milliseconds. */
   clock?: () => number
   /** For tests: another computer. */
@@ -104,6 +100,12 @@ export interface Machine {
 export declare const thisSystem: System
 export declare function readMachine(system?: System): Promise<Machine & { failed: string[] }>
 export declare function makeHardwareId(product: string, machine?: Machine): string | null
+export declare function hardwareIdOf(
+  machine: Machine & { failed: string[] },
+  product: string,
+  known: string | null,
+  installation: string | null,
+): string | null
 export declare function sameMachine(one: string, other: string): boolean
 export declare function makeDeviceCode(hardwareId: string, deviceName?: string, product?: string): string
 export declare function licenseIds(typed: string, keyPrefix?: string | null): string[]
@@ -133,6 +135,6 @@ export declare function checkAnswer(
 export declare function checkLicenseFile(
   text: string,
   keys: Keys,
-  here: { product: string; hardwareId: string; licenseKey: string | null; keyPrefix?: string | null },
+  here: { product: string; machine: string; licenseKey?: string | null; keyPrefix?: string | null },
   now: number,
 ): Promise<{ result: string; says?: Record<string, unknown> }>

@@ -34,6 +34,11 @@ const owner = (verb, body = {}) =>
     body: JSON.stringify(body),
   }).then((response) => assert.equal(response.status, 200))
 
+async function idOf(client) {
+  const lines = (await client.deviceCode()).trim().split('\n').slice(1, -1)
+  return JSON.parse(Buffer.from(lines.join(''), 'base64')).hardware_id
+}
+
 const short = ({ valid, state, code }) => [valid, state, code]
 
 test('a seat, its end, and the way back', async () => {
@@ -41,8 +46,11 @@ test('a seat, its end, and the way back', async () => {
   const [client, desktop] = [await clientOf({}, { stateDir }), await clientOf(DESKTOP)]
   const first = await client.activate(` ${key.toLowerCase()} `)
   assert.deepEqual([...short(first), first.activated, first.features], [true, 'valid', 'VALID', true, ['batch']])
-  assert.equal(Date.parse(first.until) > Date.now(), true)
-  assert.deepEqual(short(await desktop.activate(key)), [false, 'denied', 'TOO_MANY_MACHINES'])
+  assert.equal(Date.parse(first.graceEnd) > Date.now(), true)
+  const refused = await desktop.activate(key)
+  assert.deepEqual(short(refused), [false, 'denied', 'TOO_MANY_MACHINES'])
+  assert.match(refused.message, /\(1 of 1\)/)
+  assert.match(refused.helpUrl, /^http.*\/portal/)
   assert.deepEqual(short(await client.validate()), [true, 'valid', 'VALID'])
 
   await owner('reset-devices') // as `release this device` in the portal
@@ -71,15 +79,16 @@ test('what was refunded, what is of another product, what nobody sold', async ()
 
 test('another server is not believed', async () => {
   const client = await clientOf({}, { publicKey: Buffer.alloc(32, 7).toString('base64') })
-  assert.deepEqual(short(await client.activate(key)), [false, 'unreachable', 'UNKNOWN_KEY'])
+  const result = await client.activate(key)
+  assert.deepEqual([...short(result), result.detail], [false, 'unreachable', 'UNSIGNED', 'UNKNOWN_KEY'])
 })
 
 test('a file that the server made is installed elsewhere', async () => {
   const client = await clientOf({}, { product: 'team' })
   const made = await client.activate(teamKey)
-  assert.deepEqual([...short(made), made.license.product_id], [true, 'valid', 'VALID', 'team'])
+  assert.deepEqual([...short(made), made.productName], [true, 'valid', 'VALID', 'Team'])
   const other = await clientOf({}, { product: 'team' })
-  const asked = { license_key: teamKey, hardware_id: made.device.hardware_id, product: 'team' }
+  const asked = { license_key: teamKey, hardware_id: await idOf(client), product: 'team' }
   const told = await fetch(`${server}/api/v1/licenses/file`, { method: 'POST', body: JSON.stringify(asked) })
   const file = (await told.json()).license_file
   assert.deepEqual(short(await other.installFile(file)), [true, 'valid', 'VALID'])

@@ -30,7 +30,7 @@ test('signed answers', async () => {
 test('license files', async () => {
   const { public_keys, cases } = read('license_files')
   for (const { name, file, product, hardware_id, license_key, now, expect, says } of cases) {
-    const here = { product, hardwareId: hardware_id, licenseKey: license_key }
+    const here = { product, machine: hardware_id, licenseKey: license_key }
     const told = await kit.checkLicenseFile(file, keysOf(public_keys), here, Date.parse(now))
     assert.equal(told.result, expect, name)
     if (expect === 'GOOD') assert.deepEqual(told.says, says, name)
