@@ -729,12 +729,14 @@ class Shelf:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.files = (folder / "license.json", folder / "license.backup.json")
-        self.secret = b""
+        self.secret: bytes | None = (
+            None  # where the machine cannot be asked for once, all is believed and nothing written
+        )
 
     def read(self) -> dict[str, Any]:
         found = [state for file in self.files if (state := _state_in(file)) is not None]
         for state in found:
-            if hmac.compare_digest(str(state.get("mac")).encode(), self._mac(state).encode()):
+            if self.secret is None or hmac.compare_digest(str(state.get("mac")).encode(), self._mac(state).encode()):
                 return state
         kept = ("license_key", "installation")
         state = found[0] if found else {}
@@ -746,7 +748,7 @@ class Shelf:
         with self._locked():
             state = self.read()
             new = {**state, **change(state)}
-            if new != state:
+            if new != state and self.secret is not None:
                 new["mac"] = self._mac(new)
                 text = json.dumps(new, indent=1).encode()
                 with contextlib.suppress(OSError):
@@ -756,7 +758,7 @@ class Shelf:
 
     def _mac(self, state: dict[str, Any]) -> str:
         said = json.dumps({name: state[name] for name in sorted(state) if name != "mac"}, separators=(",", ":"))
-        return hmac.new(self.secret, said.encode(), hashlib.sha256).hexdigest()
+        return hmac.new(self.secret or b"", said.encode(), hashlib.sha256).hexdigest()
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -1228,8 +1230,8 @@ class LicenseClient:
     def _look(self) -> _Seen:
         if self._machine is None or self._machine.failed:
             self._machine = read_machine(self._system)
-            secret = f"keyledger state\n{self._product}\n{self._machine.machine_id}"
-            self._shelf.secret = hashlib.sha256(secret.encode("utf-8", "replace")).digest()
+            secret = f"keyledger state\n{self._product}\n{self._machine.machine_id}".encode("utf-8", "replace")
+            self._shelf.secret = None if "m" in self._machine.failed else hashlib.sha256(secret).digest()
         state = self._shelf.read()
         present = hardware_id_of(self._machine, self._product, state.get("last_id"), state.get("installation"))
         if present is None:
