@@ -1002,6 +1002,9 @@ class _Missed:
     retry_after: int | None = None
 
 
+_pause = time.sleep
+
+
 def _utc_now() -> datetime:
     return datetime.now(timezone.utc)
 
@@ -1252,7 +1255,7 @@ class LicenseClient:
             if attempt == ATTEMPTS - 1 or time.monotonic() + pause >= deadline.end:
                 self._paused_until = time.monotonic() + (heard.retry_after or 0)
                 return heard
-            time.sleep(pause)
+            _pause(pause)
         raise AssertionError("the last attempt returns")
 
     def _ask_once(

@@ -1,6 +1,6 @@
 """Computers for tests, as their systems describe them: files of Linux, what Macs' commands print, Windows' registry.
 
-The texts have the form that the systems give them; the numbers are made up. They were not read on a real Windows or Mac.
+The texts have the form that the systems give them, with numbers that are made up: no real Windows or Mac was read.
 """
 
 from __future__ import annotations
