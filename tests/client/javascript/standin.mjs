@@ -5,16 +5,16 @@ import { promises as fs } from 'node:fs'
 import { createServer } from 'node:http'
 import os from 'node:os'
 import path from 'node:path'
-import { LicenseClient } from '../../../client/javascript/keyledger-client.mjs'
+import { LicenseClient, licenseIds } from '../../../client/javascript/keyledger-client.mjs'
 
 export const NOW = Date.parse('2026-11-20T12:00:00Z')
 export const DAY = 86400_000
 export const KEY = '1K9C2F-EHEYAF-CBGKE4-FPRWP6-G57X10'
 export const OTHER_KEY = 'IMPORTED-KEY-2'
 
-/** Of a fixed seed, as the server's SIGNING_KEY. */
+/** Of 32 bytes that are the seed, as the server's SIGNING_KEY. */
 export function signer(seed) {
-  const pkcs8 = Buffer.concat([Buffer.from('302e020100300506032b657004220420', 'hex'), Buffer.alloc(32, seed)])
+  const pkcs8 = Buffer.concat([Buffer.from('302e020100300506032b657004220420', 'hex'), seed])
   const key = createPrivateKey({ key: pkcs8, format: 'der', type: 'pkcs8' })
   const raw = createPublicKey(key).export({ format: 'der', type: 'spki' }).subarray(12)
   const kid = createHash('sha256').update(raw).digest('hex').slice(0, 16)
@@ -25,8 +25,8 @@ export function signer(seed) {
   }
 }
 
-export const OURS = signer(1)
-export const OTHERS = signer(2)
+export const OURS = signer(Buffer.alloc(32, 1))
+export const OTHERS = signer(Buffer.alloc(32, 2))
 
 export function licenseFile(changes = {}, key = OURS) {
   const says = {
@@ -86,8 +86,9 @@ export class StandIn {
 
   #signed(request, body) {
     const valid = this.code === 'VALID'
+    const key = licenseIds(body.license_key).includes(idOf(KEY)) ? KEY : body.license_key
     const license = {
-      id: idOf(body.license_key),
+      id: idOf(key),
       product_id: 'wave',
       product_name: 'Wave',
       tier: 'pro',
@@ -110,9 +111,14 @@ export class StandIn {
     }
     if (valid && request.url.endsWith('/file')) {
       const [issued, expires] = [at(this.clock), at(this.clock + 30 * DAY)]
-      const whose = { ...JSON.parse(`{"id":"${license.id}"}`), key_sha256: sha256(body.license_key) }
-      const more = { purchase_date: at(NOW), expiry_date: null, max_devices: 1 }
-      const said = { license: { ...whose, ...more }, hardware_id: device.hardware_id, issued, expires }
+      const whose = { id: license.id, key_sha256: sha256(key) }
+      const said = {
+        kid: this.key.kid,
+        license: { ...whose, purchase_date: at(NOW), expiry_date: null, max_devices: 1 },
+        hardware_id: device.hardware_id,
+        issued,
+        expires,
+      }
       Object.assign(verdict, { license_file: licenseFile(said, this.key), issued, expires, activated: true })
     }
     const text = JSON.stringify(verdict)
