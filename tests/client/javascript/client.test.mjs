@@ -130,7 +130,7 @@ test('what is no key is asked of nobody', async () => {
   assert.deepEqual(server.asked, [])
 })
 
-// ------------------------------------------------------------------------------------------------ denied is not unreachable
+// ---------------------------------------------------------------------------------------- denied is not unreachable
 
 for (const code of ['SUSPENDED', 'NOT_FOUND']) {
   test(`a signed ${code} is not asked again, and ends the days offline`, async () => {
@@ -450,6 +450,25 @@ test('a program that was too slow once does not make another computer of this on
   assert.equal((await slow.client.status()).valid, true)
   await slow.client.validate()
   assert.equal(server.bodies[0].hardware_id, known)
+})
+
+test('what is too slow again and again is not asked for at each call', async () => {
+  let asked = 0
+  const run = async (_, args) => {
+    if (args.includes('MachineGuid')) return '    MachineGuid    REG_SZ    9f2d6c1e-7b1a-4f0e-9c55-3c6a1d2e8f70\r\n'
+    asked += args.includes('-Command')
+    throw new Error('timed out')
+  }
+  const { client } = await clientOf(server, { system: machine('/', { platform: 'win32', run }) })
+  for (let time = 0; time < 6; time++) await client.status()
+  assert.equal(asked, 3)
+})
+
+test('a name that the server would refuse is mended', async () => {
+  const { client } = await clientOf(server, { deviceName: `\u0007Zoë\ud800${'\u{1f4bb}'.repeat(200)}` })
+  await client.activate(KEY)
+  const sent = server.bodies[0].device_name
+  assert.deepEqual([[...sent].length, sent.slice(0, 6)], [128, 'Zoë\ufffd\u{1f4bb}'])
 })
 
 test('a container is known by what lies in its state folder', async () => {
