@@ -719,12 +719,8 @@ export class LicenseClient {
   async #installFile(text) {
     const [seen, now] = [await this.#look(), this.#clock()]
     const { state } = seen
-    const { result, says } = await checkLicenseFile(
-      text,
-      this.#keys,
-      { product: this.#product, machine: seen.machine },
-      now,
-    )
+    const here = { product: this.#product, machine: seen.machine }
+    const { result, says } = await checkLicenseFile(text, this.#keys, here, now)
     if (result !== 'GOOD') return noVerdict(result)
     const issued = Date.parse(says.issued)
     if (state.denied?.license_id === says.license.id && issued <= state.denied.at) return noVerdict('OLD_FILE')
@@ -747,27 +743,14 @@ export class LicenseClient {
   async #accept(key, heard, seen) {
     const text = heard.verdict.license_file
     const brought = await this.#fileIn(text, key, seen, heard.at)
-    const isKept = this.#isKept(key, seen)
-    const state = await this.#shelf.change(() => ({
-      license_key: key,
-      last_id: seen.machine,
-      denied: null,
-      missed: null,
-      seen: heard.at,
-      ahead: this.#clock() - heard.at,
-      ...(brought.result === 'GOOD'
-        ? { file: text, issued: Date.parse(brought.says.issued) }
-        : isKept
-          ? {}
-          : { file: null }),
-    }))
+    const file = this.#isKept(key, seen) ? {} : { file: null } // what is kept for another key is good for nothing
+    if (brought.result === 'GOOD') Object.assign(file, { file: text, issued: Date.parse(brought.says.issued) })
+    const now = { seen: heard.at, ahead: this.#clock() - heard.at }
+    const fresh = { license_key: key, last_id: seen.machine, denied: null, missed: null, ...now, ...file }
+    const state = await this.#shelf.change(() => fresh)
     const kept = await this.#fileIn(state.file, key, seen, heard.at)
-    return {
-      ...this.#told(heard, noVerdict('VALID')),
-      valid: true,
-      state: 'valid',
-      graceEnd: kept.says?.expires ?? null,
-    }
+    const graceEnd = kept.result === 'GOOD' ? kept.says.expires : null
+    return { ...this.#told(heard, noVerdict('VALID')), valid: true, state: 'valid', graceEnd }
   }
 
   /**
