@@ -10,7 +10,7 @@
  */
 
 import { execFile } from 'node:child_process'
-import { createHash, randomBytes, webcrypto } from 'node:crypto'
+import { createHash, createHmac, createPublicKey, randomBytes, verify, webcrypto } from 'node:crypto'
 import { promises as fs } from 'node:fs'
 import * as os from 'node:os'
 import * as path from 'node:path'
@@ -18,46 +18,75 @@ import * as path from 'node:path'
 export const VERSION = '1.0.0'
 
 const SECOND = 1000
+const HOUR = 3600 * SECOND
 const DAY = 86400 * SECOND
 const CLOCK_MAY_DIFFER = 300 * SECOND
+const CLOCK_MAY_JUMP = 366 * DAY // further ahead than that is a wrong clock, not a program that nobody used
+const ATTEMPTS = 3
 const MOST_BYTES = 1024 * 1024
-const LONGEST_PAUSE = 3600 * SECOND
+const LONGEST_PAUSE = HOUR
 const ROUTE = '/api/v1/licenses/'
 
-const REASONS = {
-  VALID: 'is valid',
-  UNLICENSED: 'No license key has been entered yet.',
-  EXPIRED: 'The license file has ended, and the license server could not be reached.',
+/** What is shown to people, in English; translate by `code`. */
+export const REASONS = {
+  VALID: 'Your license is valid.',
+  UNLICENSED: 'Please enter your license key.',
+  NOT_A_KEY: 'Please enter the license key as it stands in your e-mail.',
+  DEACTIVATED: 'The license was released from this computer.',
+  NOT_FOUND: 'There is no such license key. Please compare it with the one in your e-mail.',
+  BANNED: 'This license was revoked, or replaced by a new key.',
+  SUSPENDED: 'This license is paused: a payment was refunded, disputed or has failed.',
+  EXPIRED: 'Your license has ended. It works again as soon as it is renewed.',
+  PRODUCT_SCOPE_MISMATCH: 'This license key is for another product.',
+  USER_SCOPE_MISMATCH: 'This license key belongs to another e-mail address.',
+  ENTITLEMENTS_MISSING: 'A feature that is needed here is not in your license.',
+  TOO_MANY_MACHINES: 'All seats of this license are taken. Release a computer that you no longer use.',
+  FINGERPRINT_SCOPE_MISMATCH: 'This computer was released. Enter the license key to use it here again.',
+  NO_CONNECTION: 'The license server could not be reached. Please check the internet connection.',
+  TIMED_OUT: 'The license server did not answer in time. Please try again.',
+  PAUSED: 'The license server is busy. Please try again a little later.',
+  NO_VERDICT: 'The license server could not answer. Please try again later.',
+  UNSIGNED: 'Something else answered in the place of the license server. Does this network want you to sign in?',
+  NO_FILE: 'Please connect to the internet once, so that your license can be checked.',
+  FILE_EXPIRED: 'The time without the license server is over. Please connect to the internet once.',
   CLOCK_BACK: "This computer's clock is behind. Please set it right, or connect to the internet once.",
   NOT_YET: "This computer's clock is behind. Please set it right, or connect to the internet once.",
-  NO_CONNECTION: 'The license server could not be reached.',
-  TIMED_OUT: 'The license server did not answer in time.',
-  PAUSED: 'The license server asked to be left alone for a while.',
-  NO_VERDICT: 'The license server could not answer.',
-  UNSIGNED: 'Something else answered in the place of the license server.',
-  UNREADABLE: 'This is no license file, or it is damaged.',
+  UNREADABLE: 'This is no license file, or not all of it.',
   UNKNOWN_FORMAT: 'This license file is for a newer version of the program.',
-  UNKNOWN_KEY: 'It was signed with a key that this version of the program does not know.',
-  BAD_SIGNATURE: 'It was not signed by the maker of this program, or it was changed.',
+  UNKNOWN_KEY: 'This license file was signed with a key that this version of the program does not know.',
+  BAD_SIGNATURE: 'This license file was changed, or does not come from the maker of this program.',
   OTHER_DEVICE: 'This license file is for another computer.',
   OTHER_PRODUCT: 'This license is for another product.',
   OTHER_LICENSE: 'This license file is for another license key.',
-  NO_FILE: 'The license server could not be reached, and there is no license file.',
-  OLD_FILE: 'This license file is older than the last word of the license server.',
-  DEACTIVATED: 'The license was released from this computer.',
+  OLD_FILE: 'This license file is older than the last word of the license server. Please get a new one.',
 }
 
 // ------------------------------------------------------------------------------------------------ signatures
 
 /** Whether an Ed25519 signature fits (RFC 8032). Never throws: what cannot be read does not fit. */
 export async function verifyEd25519(publicKey, message, signature) {
+  if (publicKey.length !== 32 || signature.length !== 64) return false
   try {
-    const key = await webcrypto.subtle.importKey('raw', publicKey, 'Ed25519', false, ['verify'])
-    return signature.length === 64 && (await webcrypto.subtle.verify('Ed25519', key, signature, message))
+    return await (IS_WEB_CRYPTO_QUIET ? byWebCrypto : byNode)(publicKey, message, signature)
   } catch {
     return false
   }
 }
+
+/** Node 18 prints a warning with the first use of Ed25519 there, and has had its own for long. */
+const IS_WEB_CRYPTO_QUIET = parseInt(process.versions.node, 10) >= 20
+
+async function byWebCrypto(publicKey, message, signature) {
+  const key = await webcrypto.subtle.importKey('raw', publicKey, 'Ed25519', false, ['verify'])
+  return webcrypto.subtle.verify('Ed25519', key, signature, message)
+}
+
+function byNode(publicKey, message, signature) {
+  const key = createPublicKey({ key: Buffer.concat([SPKI, publicKey]), format: 'der', type: 'spki' })
+  return verify(null, message, key, signature)
+}
+
+const SPKI = Buffer.from('302a300506032b6570032100', 'hex') // what stands before the 32 bytes in a PEM
 
 const SIGNED_INPUT =
   /^sig1=(\("@status" "content-digest" "@method";req "@path";req\);created=([0-9]{1,15});keyid="([0-9a-f]{16})";alg="ed25519")$/
@@ -127,7 +156,7 @@ const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$/
 
 /**
  * Whether a license file is good here and now: PROTOCOL.md, "License files". `result` is GOOD or names what is not, `says`
- * is what stands in a file that is signed well. `here`: product, hardwareId, licenseKey (null: the file alone is judged), keyPrefix.
+ * is what stands in a file that is signed well. `here`: product, machine (its hardware id), licenseKey (null: the file alone is judged), keyPrefix.
  */
 export async function checkLicenseFile(text, keys, here, now) {
   const found = [...String(text).matchAll(FILE)]
@@ -160,7 +189,7 @@ function isWhole(says) {
 
 function judged(says, here, now) {
   if (says.product.id !== here.product) return 'OTHER_PRODUCT'
-  if (says.hardware_id !== null && !sameMachine(says.hardware_id, here.hardwareId)) return 'OTHER_DEVICE'
+  if (says.hardware_id !== null && !sameMachine(says.hardware_id, here.machine)) return 'OTHER_DEVICE'
   if (here.licenseKey && !isFileOf(says, here.licenseKey, here.keyPrefix)) return 'OTHER_LICENSE'
   if (says.expires === null) return 'GOOD'
   if (now < Date.parse(says.issued) - DAY) return 'NOT_YET'
@@ -281,6 +310,7 @@ export const thisSystem = {
   platform: process.platform,
   root: '/',
   env: process.env,
+  pause,
   run: (file, args) =>
     new Promise((resolve, reject) => {
       const bounds = { timeout: READING_TAKES, maxBuffer: MOST_BYTES, windowsHide: true, encoding: 'utf8' }
@@ -315,12 +345,11 @@ async function readWindows(system) {
       ]),
   }
   const { devices, failed, ...parts } = await allOf(asked)
-  if (failed.includes('devices'))
-    return { ...parts, failed: [...failed.filter((name) => name !== 'devices'), 'disk', 'cards'] }
+  const asFailed = (name) => (name === 'devices' ? ['disk', 'cards'] : [name])
   const lines = [...(devices ?? '').matchAll(/^(disk|model|card)=(.*?)\s*$/gm)].map(([, name, told]) => [name, told])
   const of = (name) => lines.filter(([given]) => given === name).map(([, told]) => told)
   const disk = VIRTUAL_MODEL.test(of('model')[0] ?? '') ? null : (of('disk')[0] ?? null)
-  return { ...parts, disk, cards: of('card'), failed }
+  return { ...parts, disk, cards: of('card'), failed: failed.flatMap(asFailed) }
 }
 
 const WINDOWS_DEVICES = `
@@ -423,22 +452,49 @@ async function allOf(asked) {
   return { ...Object.fromEntries(values), failed: names.filter((_, place) => told[place].status === 'rejected') }
 }
 
+/**
+ * The computer's present id. Parts that could not be asked for this time are as they were in `known`, if any other shows that it is the
+ * same computer.
+ */
+export function hardwareIdOf(machine, product, known, installation) {
+  const { failed, ...parts } = machine
+  const present = makeHardwareId(product, { ...parts, installation: failed.length && known ? null : installation })
+  const [had, have] = [known, present].map((id) => (id ?? '').split('.').slice(1))
+  if (!failed.length || (have.length && !had.some((part) => have.includes(part)))) return present
+  const letters = failed.map((name) => LETTERS[name])
+  const all = [...new Set([...have, ...had.filter((part) => letters.includes(part[0]))])]
+  const order = (part) => 'mbdnx'.indexOf(part[0])
+  all.sort((one, other) => order(one) - order(other) || (one < other ? -1 : 1))
+  return all.length ? ['kl1', ...all].join('.') : null
+}
+
+const LETTERS = { machineId: 'm', board: 'b', disk: 'd', cards: 'n' }
+
 // ------------------------------------------------------------------------------------------------ what is kept
 
 const LOCK_IS_STALE = 10 * SECOND
 const LOCK_PATIENCE = 3 * SECOND
 
-/** One small file, always whole, and a second copy of it for the day on which a disk or a cleaner spoils the first. */
+/**
+ * One small file, always whole, and a second copy of it for the day on which a disk or a cleaner spoils the first.
+ *
+ * Both carry a hash. Its key is no secret to who reads this; it is there so that nobody turns time back or a refusal away with an
+ * editor. Where it does not fit, only the key that was entered is believed, and the server is asked again.
+ */
 class Shelf {
-  constructor(folder) {
+  constructor(folder, product) {
     this.folder = folder
-    this.file = path.join(folder, 'license.json')
-    this.copy = path.join(folder, 'license.backup.json')
+    this.files = ['license.json', 'license.backup.json'].map((name) => path.join(folder, name))
     this.lock = path.join(folder, 'license.lock')
+    this.secret = sha256(`keyledger state\n${product}`)
   }
 
   async read() {
-    return (await stateIn(this.file)) ?? (await stateIn(this.copy)) ?? { format: 1 }
+    const found = (await Promise.all(this.files.map(stateIn))).filter(Boolean)
+    const good = found.find((state) => state.mac === this.#mac(state))
+    if (good) return good
+    const kept = ['license_key', 'installation'].filter((name) => typeof found[0]?.[name] === 'string')
+    return { format: 1, ...Object.fromEntries(kept.map((name) => [name, found[0][name]])) }
   }
 
   /** Read, changed and written while other processes wait. A folder that cannot be written to takes no license away. */
@@ -447,17 +503,21 @@ class Shelf {
     try {
       const state = await this.read()
       const next = { ...state, ...change(state) }
-      if (JSON.stringify(next) !== JSON.stringify(state)) await this.#write(JSON.stringify(next, null, 1))
+      if (this.#mac(next) !== state.mac) await this.#write({ ...next, mac: this.#mac(next) })
       return next
     } finally {
       if (isOurs) await fs.unlink(this.lock).catch(() => {})
     }
   }
 
-  async #write(text) {
+  #mac({ mac, ...state }) {
+    const said = JSON.stringify(Object.entries(state).sort(([one], [other]) => (one < other ? -1 : 1)))
+    return createHmac('sha256', this.secret).update(said).digest('hex')
+  }
+
+  async #write(state) {
     try {
-      await replace(this.file, text)
-      await replace(this.copy, text)
+      for (const file of this.files) await replace(file, JSON.stringify(state, null, 1))
     } catch {
       // the answer counts all the same; without a kept file there are no days offline
     }
@@ -477,7 +537,7 @@ class Shelf {
         else await pause(20)
       }
     } while (performance.now() < end)
-    return false // who holds it that long is gone, or hangs: each file is whole at any moment, whoever writes last
+    return false // who holds it that long hangs: each file is whole at any moment, whoever writes last
   }
 }
 
@@ -501,7 +561,6 @@ async function replace(file, text) {
     await fs.unlink(fresh).catch(() => {})
     throw error
   }
-  await syncFolder(path.dirname(file))
 }
 
 /** On Windows a scanner that has the old file open for a moment is no reason to give up. */
@@ -516,16 +575,12 @@ async function renameOver(fresh, file) {
   }
 }
 
-async function syncFolder(folder) {
-  const handle = await fs.open(folder, 'r').catch(() => null) // Windows opens no folders
-  await handle?.sync().catch(() => {})
-  await handle?.close().catch(() => {})
-}
-
 // ------------------------------------------------------------------------------------------------ the client
 
-const ATTEMPTS = 3
-
+/**
+ * The verbs. Each answers with a result, whatever the network, the server, the clock or the disk do; an exception is a mistake of
+ * the program that uses it. Called at once they go one after another; several processes may share a folder.
+ */
 export class LicenseClient {
   #base
   #product
@@ -534,6 +589,7 @@ export class LicenseClient {
   #deviceName
   #keyPrefix
   #timeout
+  #fetch
   #clock
   #system
   #turn = Promise.resolve()
@@ -549,18 +605,20 @@ export class LicenseClient {
     deviceName = os.hostname(),
     keyPrefix = null,
     timeout = 10 * SECOND,
+    fetch = globalThis.fetch,
     clock = Date.now,
     system = thisSystem,
   }) {
     this.#base = serverBase(server)
-    this.#product = requireText('product', product)
+    this.#product = requireText('product', product, 128)
     this.#keys = keyTable(publicKey)
-    this.#shelf = new Shelf(requireText('stateDir', stateDir))
+    this.#shelf = new Shelf(requireText('stateDir', stateDir), product)
     this.#deviceName = String(deviceName)
       .replace(/[\x00-\x1f\x7f]/g, '')
       .slice(0, 128)
     this.#keyPrefix = keyPrefix
     this.#timeout = requireDuration('timeout', timeout)
+    this.#fetch = fetch
     this.#clock = clock
     this.#system = system
   }
@@ -580,7 +638,7 @@ export class LicenseClient {
     return this.#inTurn(() => this.#validate())
   }
 
-  /** Give this computer's seat back, and forget the key. */
+  /** Give this computer's seat back and forget the key. Where the server was not reached, nothing is forgotten. */
   deactivate() {
     return this.#inTurn(() => this.#deactivate())
   }
@@ -590,172 +648,14 @@ export class LicenseClient {
     return this.#inTurn(async () => this.#offline(await this.#look()))
   }
 
-  /** The text with which a customer gets a license file for this computer, on another one. */
+  /** The text with which a customer gets a license file for this computer on another one. */
   deviceCode() {
-    return this.#inTurn(async () => makeDeviceCode((await this.#look()).hardwareId, this.#deviceName, this.#product))
+    return this.#inTurn(async () => makeDeviceCode((await this.#look()).machine, this.#deviceName, this.#product))
   }
 
   /** Use a license file that the customer brought: its text. */
   installFile(text) {
     return this.#inTurn(() => this.#installFile(text))
-  }
-
-  // -------------------------------------------------------------------------------------------- the verbs
-
-  async #activate(typed) {
-    const licenseKey = String(typed ?? '').trim()
-    if (!/^[^\x00-\x1f\x7f]{1,128}$/.test(licenseKey))
-      return noVerdict('NOT_A_KEY', 'Please enter the license key from your e-mail.')
-    const seen = await this.#look()
-    const answer = await this.#ask('file', licenseKey, seen.hardwareId, { device_name: this.#deviceName })
-    if (!answer.verdict) return noVerdict(answer.code, answer.detail, answer.retryAfter)
-    if (answer.verdict.valid) return this.#accept(licenseKey, answer, seen)
-    const ids = licenseIds(licenseKey, this.#keyPrefix)
-    const isKept = licenseIds(seen.state.license_key ?? '', this.#keyPrefix).some((id) => ids.includes(id))
-    if (isKept) await this.#deny(answer) // another key that is refused takes nothing away
-    return online(answer)
-  }
-
-  async #validate() {
-    const seen = await this.#look()
-    const licenseKey = seen.state.license_key
-    if (!licenseKey) return this.#offline(seen)
-    if (performance.now() < this.#pausedUntil)
-      return this.#offline(seen, { code: 'PAUSED', retryAfter: this.#pauseLeft() })
-    const answer = await this.#ask('validate', licenseKey, seen.hardwareId, { bind: false })
-    if (!answer.verdict) return this.#offline(await this.#missed(seen), answer)
-    if (!answer.verdict.valid) {
-      await this.#deny(answer)
-      return online(answer)
-    }
-    return this.#accept(licenseKey, await this.#withFile(licenseKey, answer, seen), seen)
-  }
-
-  async #deactivate() {
-    const seen = await this.#look()
-    const licenseKey = seen.state.license_key
-    if (!licenseKey) {
-      await this.#shelf.change(() => ({ ...FORGOTTEN }))
-      return noVerdict('UNLICENSED')
-    }
-    const answer = await this.#ask('deactivate', licenseKey, seen.hardwareId)
-    if (!answer.verdict) return this.#offline(seen, answer)
-    await this.#shelf.change(() => ({ ...FORGOTTEN, seen: answer.at }))
-    return {
-      ...online(answer),
-      valid: false,
-      state: 'unlicensed',
-      code: 'DEACTIVATED',
-      detail: REASONS.DEACTIVATED,
-      until: null,
-    }
-  }
-
-  async #installFile(text) {
-    const seen = await this.#look()
-    const now = this.#clock()
-    const here = { product: this.#product, hardwareId: seen.hardwareId, licenseKey: null }
-    const { result, says } = await checkLicenseFile(text, this.#keys, here, now)
-    if (result !== 'GOOD') return noVerdict(result)
-    const denied = seen.state.denied
-    if (denied && denied.license_id === says.license.id && Date.parse(says.issued) <= denied.at)
-      return noVerdict('OLD_FILE')
-    const isOfKey = seen.state.license_key && isFileOf(says, seen.state.license_key, this.#keyPrefix)
-    const state = await this.#shelf.change(() => ({
-      license_key: isOfKey ? seen.state.license_key : null,
-      bound_id: seen.hardwareId,
-      last_id: seen.present,
-      file: String(text),
-      denied: null,
-      missed_since: null,
-      seen: Math.max(now, Date.parse(says.issued)),
-    }))
-    return this.#offline({ ...seen, state })
-  }
-
-  // -------------------------------------------------------------------------------------------- what follows
-
-  async #accept(licenseKey, answer, seen) {
-    const { verdict } = answer
-    const file = await this.#fileIn(verdict, licenseKey, seen)
-    const state = await this.#shelf.change((kept) => ({
-      license_key: licenseKey,
-      bound_id: verdict.device.hardware_id,
-      last_id: seen.present,
-      file: file ?? (kept.license_key === licenseKey ? (kept.file ?? null) : null),
-      denied: null,
-      missed_since: null,
-      seen: answer.at,
-    }))
-    const kept = await this.#fileAt({ ...seen, state }, answer.at)
-    return { ...online(answer), until: kept.result === 'GOOD' ? kept.says.expires : null }
-  }
-
-  /** A file of today is as good as one of this minute; an older one is renewed, so that all its days lie ahead. */
-  async #withFile(licenseKey, answer, seen) {
-    const kept = await this.#fileAt(seen, answer.at)
-    if (kept.result === 'GOOD' && (kept.says.expires === null || answer.at - Date.parse(kept.says.issued) < DAY))
-      return answer
-    const more = await this.#ask('file', licenseKey, seen.hardwareId, { device_name: this.#deviceName })
-    return more.verdict?.valid ? more : answer
-  }
-
-  async #fileIn(verdict, licenseKey, seen) {
-    if (typeof verdict.license_file !== 'string') return null
-    const here = { product: this.#product, hardwareId: seen.hardwareId, licenseKey, keyPrefix: this.#keyPrefix }
-    const { result } = await checkLicenseFile(verdict.license_file, this.#keys, here, Date.parse(verdict.issued))
-    return result === 'GOOD' ? verdict.license_file : null
-  }
-
-  async #fileAt({ state, hardwareId }, now) {
-    const here = { product: this.#product, hardwareId, licenseKey: state.license_key, keyPrefix: this.#keyPrefix }
-    return state.file ? checkLicenseFile(state.file, this.#keys, here, now) : { result: 'NO_FILE' }
-  }
-
-  #deny({ verdict, at }) {
-    const denied = { code: verdict.code, detail: verdict.detail ?? '', at, license_id: verdict.license?.id ?? null }
-    return this.#shelf.change(() => ({ denied, missed_since: null, seen: at }))
-  }
-
-  async #missed(seen) {
-    const state = await this.#shelf.change((kept) => ({ missed_since: kept.missed_since ?? this.#clock() }))
-    return { ...seen, state }
-  }
-
-  /** The verdict of what is kept. `missed` says why the server was not heard, if it was asked. */
-  async #offline(seen, missed = {}) {
-    const { state } = seen
-    const retryAfter = missed.retryAfter ?? null
-    if (state.denied) return { ...noVerdict(state.denied.code, state.denied.detail, retryAfter), state: 'denied' }
-    if (!state.file)
-      return state.license_key
-        ? noVerdict(missed.code ?? 'NO_FILE', missed.detail, retryAfter)
-        : noVerdict('UNLICENSED')
-    const now = this.#clock()
-    const { result, says } = await this.#fileAt(seen, Math.max(now, state.seen ?? 0))
-    const isForEver = says?.expires === null
-    const isBack = !isForEver && now < (state.seen ?? 0) - DAY
-    if (result !== 'GOOD' || isBack) return noVerdict(result === 'GOOD' ? 'CLOCK_BACK' : result, undefined, retryAfter)
-    await this.#shelf.change((kept) => (now > (kept.seen ?? 0) ? { seen: now } : {}))
-    return filed(says, state.missed_since ? 'grace' : 'valid', missed, retryAfter)
-  }
-
-  // -------------------------------------------------------------------------------------------- this computer
-
-  /** What is kept, and which computer this is: the one that was bound, if it still has enough of its parts. */
-  async #look() {
-    let state = await this.#shelf.read()
-    this.#machine ??= await readMachine(this.#system)
-    let present = makeHardwareId(this.#product, { ...this.#machine, installation: state.installation })
-    if (!present) {
-      state = await this.#shelf.change((kept) => ({
-        installation: kept.installation ?? randomBytes(16).toString('base64url'),
-      }))
-      present = makeHardwareId(this.#product, { installation: state.installation })
-    }
-    present = withMissing(present, this.#machine.failed, state.last_id ?? state.bound_id)
-    const isBound = [state.bound_id, state.last_id].some((id) => id && sameMachine(id, present))
-    return { state, present, hardwareId: isBound ? (state.bound_id ?? present) : present }
   }
 
   #inTurn(work) {
@@ -764,162 +664,345 @@ export class LicenseClient {
     return done
   }
 
-  // -------------------------------------------------------------------------------------------- the server
-
-  #pauseLeft() {
-    return Math.ceil((this.#pausedUntil - performance.now()) / SECOND)
+  // -------------------------------------------------------------------------------------------- the verbs
+  async #activate(typed) {
+    const key = String(typed ?? '').trim()
+    if (!/^[^\x00-\x1f\x7f]{1,128}$/.test(key)) return noVerdict('NOT_A_KEY')
+    const seen = await this.#look()
+    const heard = await this.#ask('file', key, seen.machine, this.#deadline(), { device_name: this.#deviceName })
+    if (!heard.verdict) return noVerdict(heard.code, heard)
+    if (heard.verdict.valid) return this.#accept(key, heard, seen)
+    if (this.#isKept(key, seen)) await this.#deny(heard) // another key that is refused takes nothing away
+    return this.#refused(heard)
   }
 
-  /** A verdict with `at`, the server's time; or why there is none. What is lost is tried again, within one time limit. */
-  async #ask(verb, licenseKey, hardwareId, more = {}) {
-    const end = performance.now() + this.#timeout
-    for (let attempt = 1; ; attempt++) {
-      const answer = await this.#askOnce(verb, licenseKey, hardwareId, more, end)
-      if (answer.verdict || !answer.again) return answer
-      const wait = (answer.retryAfter ?? 2 ** (attempt - 2) * (0.5 + Math.random())) * SECOND
-      if (attempt === ATTEMPTS || performance.now() + wait >= end) {
-        if (answer.retryAfter) this.#pausedUntil = performance.now() + answer.retryAfter * SECOND
-        return answer
-      }
-      await pause(wait)
+  async #validate() {
+    const seen = await this.#look()
+    const key = seen.state.license_key
+    if (!key) return this.#offline(seen)
+    const left = this.#pausedUntil - performance.now()
+    if (left > 0) return this.#offline(seen, missed('PAUSED', 'the server asked for a pause', Math.ceil(left / SECOND)))
+    const deadline = this.#deadline()
+    const heard = await this.#ask('validate', key, seen.machine, deadline, { bind: false })
+    if (!heard.verdict) {
+      const state = await this.#shelf.change((kept) => ({ missed: kept.missed ?? this.#clock() }))
+      return this.#offline({ ...seen, state }, heard)
+    }
+    if (heard.verdict.valid) return this.#accept(key, await this.#withFile(key, heard, seen, deadline), seen)
+    await this.#deny(heard)
+    return this.#refused(heard)
+  }
+
+  async #deactivate() {
+    const seen = await this.#look()
+    const key = seen.state.license_key
+    if (key) {
+      const heard = await this.#ask('deactivate', key, seen.machine, this.#deadline())
+      if (!heard.verdict) return this.#offline(seen, heard)
+    }
+    await this.#shelf.change(() => ({ license_key: null, file: null, denied: null, missed: null }))
+    return { ...noVerdict('DEACTIVATED'), state: 'unlicensed', source: key ? 'online' : 'offline' }
+  }
+
+  async #installFile(text) {
+    const [seen, now] = [await this.#look(), this.#clock()]
+    const { state } = seen
+    const { result, says } = await checkLicenseFile(
+      text,
+      this.#keys,
+      { product: this.#product, machine: seen.machine },
+      now,
+    )
+    if (result !== 'GOOD') return noVerdict(result)
+    const issued = Date.parse(says.issued)
+    if (state.denied?.license_id === says.license.id && issued <= state.denied.at) return noVerdict('OLD_FILE')
+    // A file that is newer than all before shows what time it is; an older one must not turn the time back.
+    const known = issued > (state.issued ?? 0) ? issued : (state.seen ?? 0)
+    const isOfKey = state.license_key && isFileOf(says, state.license_key, this.#keyPrefix)
+    const changed = await this.#shelf.change(() => ({
+      license_key: isOfKey ? state.license_key : null,
+      last_id: seen.machine,
+      file: String(text),
+      issued: Math.max(issued, state.issued ?? 0),
+      denied: null,
+      missed: null,
+      seen: Math.max(now, known),
+    }))
+    return this.#offline({ ...seen, state: changed })
+  }
+
+  // -------------------------------------------------------------------------------------------- what follows
+  async #accept(key, heard, seen) {
+    const text = heard.verdict.license_file
+    const brought = await this.#fileIn(text, key, seen, heard.at)
+    const isKept = this.#isKept(key, seen)
+    const state = await this.#shelf.change(() => ({
+      license_key: key,
+      last_id: seen.machine,
+      denied: null,
+      missed: null,
+      seen: heard.at,
+      ahead: this.#clock() - heard.at,
+      ...(brought.result === 'GOOD'
+        ? { file: text, issued: Date.parse(brought.says.issued) }
+        : isKept
+          ? {}
+          : { file: null }),
+    }))
+    const kept = await this.#fileIn(state.file, key, seen, heard.at)
+    return {
+      ...this.#told(heard, noVerdict('VALID')),
+      valid: true,
+      state: 'valid',
+      graceEnd: kept.says?.expires ?? null,
     }
   }
 
-  async #askOnce(verb, licenseKey, hardwareId, more, end) {
+  /**
+   * A file of today is as good as one of this minute; an older one is renewed, so that all its days lie ahead. So is one that was made
+   * for the computer as it was before: the server hears of its new parts.
+   */
+  async #withFile(key, heard, seen, deadline) {
+    const { result, says } = await this.#fileIn(seen.state.file, key, seen, heard.at)
+    const isFresh = result === 'GOOD' && (says.expires === null || heard.at - Date.parse(says.issued) < DAY)
+    if (isFresh && [null, seen.machine].includes(says.hardware_id)) return heard
+    const more = await this.#ask('file', key, seen.machine, deadline, { device_name: this.#deviceName })
+    return more.verdict?.valid ? more : heard
+  }
+
+  async #fileIn(text, licenseKey, { machine }, now) {
+    const here = { product: this.#product, machine, licenseKey, keyPrefix: this.#keyPrefix }
+    return text ? checkLicenseFile(text, this.#keys, here, now) : { result: 'NO_FILE' }
+  }
+
+  #deny({ verdict, at }) {
+    const license = { license_id: verdict.license?.id ?? null, expiry: verdict.license?.expiry_date ?? null }
+    const denied = { code: verdict.code, at, ...license, help_url: this.#helpIn(verdict) }
+    return this.#shelf.change(() => ({ denied, missed: null, seen: at }))
+  }
+
+  #isKept(key, { state }) {
+    const ids = licenseIds(key, this.#keyPrefix)
+    return Boolean(state.license_key) && licenseIds(state.license_key, this.#keyPrefix).some((id) => ids.includes(id))
+  }
+
+  /** The verdict of what is kept. `why` says why the server was not heard, where it was asked. */
+  async #offline(seen, why = null) {
+    const { denied, file, license_key: key } = seen.state
+    if (denied) {
+      const { code, expiry, help_url: helpUrl } = denied
+      return { ...noVerdict(code, why), state: 'denied', message: REASONS[code] ?? REASONS.SUSPENDED, expiry, helpUrl }
+    }
+    if (!file) return noVerdict(key ? (why?.code ?? 'NO_FILE') : 'UNLICENSED', why)
+    const { now, isBack } = this.#timeOf(seen.state)
+    const { result, says } = await this.#fileIn(file, key, seen, now)
+    if (['GOOD', 'EXPIRED', 'NOT_YET'].includes(result)) {
+      if (isBack && says.expires !== null) return noVerdict('CLOCK_BACK', why)
+      await this.#rememberTime(seen.state, now, result === 'GOOD')
+    }
+    if (result === 'GOOD') return filed(says, why, Boolean(why || seen.state.missed), isBack)
+    const message = result === 'EXPIRED' ? REASONS.FILE_EXPIRED : (REASONS[result] ?? result)
+    return { ...noVerdict(result, why), message, expiry: says?.license.expiry_date ?? null }
+  }
+
+  // -------------------------------------------------------------------------------------------- the time
+  /**
+   * What time it is offline: by the clock, or by the clock as far as it was off when the server was last heard; never before the latest
+   * time that is known. And whether the clock was put back by more than a day.
+   */
+  #timeOf({ seen, ahead }) {
+    const local = this.#clock()
+    const latest = seen ?? local
+    const possible = [local, local - (ahead ?? 0)].filter((time) => time >= latest - DAY)
+    return possible.length
+      ? { now: Math.max(Math.min(...possible), latest), isBack: false }
+      : { now: latest, isBack: true }
+  }
+
+  /** Once an hour. What is far ahead and good for nothing is a wrong clock: it shall lock nobody out. */
+  async #rememberTime({ seen }, now, isGood) {
+    const passed = now - (seen ?? now)
+    if (seen && (passed <= HOUR || (!isGood && passed >= CLOCK_MAY_JUMP))) return
+    await this.#shelf.change((kept) => ({ seen: Math.max(kept.seen ?? 0, now) }))
+  }
+
+  // -------------------------------------------------------------------------------------------- this computer
+  async #look() {
+    if (!this.#machine || this.#machine.failed.length) this.#machine = await readMachine(this.#system)
+    let state = await this.#shelf.read()
+    let machine = hardwareIdOf(this.#machine, this.#product, state.last_id ?? null, state.installation ?? null)
+    if (!machine) {
+      const fresh = randomBytes(16).toString('base64url')
+      state = await this.#shelf.change((kept) => ({ installation: kept.installation ?? fresh }))
+      machine = makeHardwareId(this.#product, { installation: state.installation })
+    }
+    return { state, machine }
+  }
+
+  // -------------------------------------------------------------------------------------------- the server
+  #deadline() {
+    return performance.now() + this.#timeout
+  }
+
+  /** A verdict with `at`, the server's time; or why there is none. What was lost is tried again; a verdict, whatever it says, is not. */
+  async #ask(verb, key, machine, deadline, more = {}) {
+    for (let attempt = 1; ; attempt++) {
+      const heard = await this.#askOnce(verb, key, machine, deadline, more)
+      if (heard.verdict || !heard.again) return heard
+      const wait = (heard.retryAfter ?? 2 ** (attempt - 2) * (0.5 + Math.random())) * SECOND
+      if (attempt === ATTEMPTS || performance.now() + wait >= deadline) {
+        this.#pausedUntil = performance.now() + (heard.retryAfter ?? 0) * SECOND
+        return heard
+      }
+      await this.#system.pause(wait)
+    }
+  }
+
+  async #askOnce(verb, key, machine, deadline, more) {
     const url = new URL(`${this.#base}${ROUTE}${verb}`)
-    const asked = { license_key: licenseKey, hardware_id: hardwareId, nonce: randomBytes(16).toString('base64url') }
-    const product = verb === 'deactivate' ? {} : { product: this.#product }
+    const sent = { license_key: key, hardware_id: machine, nonce: randomBytes(16).toString('base64url'), ...more }
+    if (verb !== 'deactivate') sent.product = this.#product
+    const milliseconds = Math.ceil(deadline - performance.now())
+    if (milliseconds <= 0) return missed('TIMED_OUT', 'the time limit is over')
     let answer
     try {
-      answer = await send(url, { ...asked, ...product, ...more }, Math.max(1, end - performance.now()))
+      answer = await send(this.#fetch, url, JSON.stringify(sent), AbortSignal.timeout(milliseconds))
     } catch (error) {
-      const isLate = error.name === 'TimeoutError' || error.name === 'AbortError'
-      return {
-        code: isLate ? 'TIMED_OUT' : 'NO_CONNECTION',
-        again: true,
-        detail: error.cause?.code && `${REASONS.NO_CONNECTION} (${error.cause.code})`,
-      }
+      const isLate = ['TimeoutError', 'AbortError'].includes(error.name)
+      return { ...missed(isLate ? 'TIMED_OUT' : 'NO_CONNECTION', error.cause?.code ?? error.name), again: true }
     }
-    const request = { method: 'POST', path: url.pathname, key_prefix: this.#keyPrefix, ...asked, ...product }
-    const checked = await checkAnswer(request, answer, this.#keys, this.#clock())
+    const asked = { method: 'POST', path: url.pathname, key_prefix: this.#keyPrefix, ...sent }
+    const checked = await checkAnswer(asked, answer, this.#keys, this.#clock())
     if (checked.result === 'BELIEVED') return checked
-    if (checked.result !== 'NO_VERDICT') return { code: checked.result, detail: REASONS.UNSIGNED, again: false }
-    return refusal(answer)
+    return checked.result === 'NO_VERDICT' ? refusal(answer) : missed('UNSIGNED', checked.result)
+  }
+
+  // -------------------------------------------------------------------------------------------- results
+  /** Where the server says, else the portal, if a seat is what is missing. */
+  #helpIn({ help_url: given, code }) {
+    if (typeof given === 'string' && /^https?:\/\/[^\s\x00-\x1f]+$/.test(given)) return given
+    return code === 'TOO_MANY_MACHINES' ? this.portalUrl : null
+  }
+
+  #refused(heard) {
+    const { code, detail, license } = heard.verdict
+    let message = REASONS[code] ?? `The license server refused: ${detail ?? code}.`
+    if (code === 'TOO_MANY_MACHINES' && license?.devices_used >= license?.max_devices) {
+      const taken = `${license.devices_used} of ${license.max_devices}`
+      message = `All seats of this license are taken (${taken}). Release a computer that you no longer use.`
+    }
+    return { ...this.#told(heard, noVerdict(code)), state: 'denied', message }
+  }
+
+  #told({ verdict, clockOff }, result) {
+    const { license } = verdict
+    return {
+      ...result,
+      source: 'online',
+      detail: String(verdict.detail ?? verdict.code),
+      licenseId: license?.id ?? null,
+      productName: license?.product_name ?? null,
+      tier: license?.tier ?? null,
+      features: license?.features ?? [],
+      expiry: license?.expiry_date ?? null,
+      seatsUsed: license?.devices_used ?? null,
+      maxSeats: license?.max_devices ?? null,
+      activated: verdict.activated === true,
+      clockOff,
+      helpUrl: this.#helpIn(verdict),
+    }
   }
 }
 
-const FORGOTTEN = { license_key: null, bound_id: null, file: null, denied: null, missed_since: null }
+function missed(code, detail, retryAfter = null) {
+  return { code, detail, retryAfter, again: false }
+}
 
-async function send(url, body, milliseconds) {
-  const response = await fetch(url, {
+/** Neither yes nor no; or nothing was entered yet. */
+function noVerdict(code, why = null) {
+  return {
+    valid: false,
+    state: code === 'UNLICENSED' ? 'unlicensed' : 'unreachable',
+    code,
+    detail: why?.detail ?? code,
+    message: REASONS[code] ?? code,
+    source: 'offline',
+    licenseId: null,
+    productName: null,
+    tier: null,
+    features: [],
+    expiry: null,
+    graceEnd: null,
+    seatsUsed: null,
+    maxSeats: null,
+    activated: false,
+    clockOff: code === 'CLOCK_BACK' || code === 'NOT_YET',
+    retryAfter: why?.retryAfter ?? null,
+    helpUrl: null,
+  }
+}
+
+function filed(says, why, isGrace, clockOff) {
+  const { license, product, tier, features, expires } = says
+  const until = isGrace && expires ? ` Without the license server the program works until ${expires.slice(0, 10)}.` : ''
+  return {
+    ...noVerdict('VALID', why),
+    valid: true,
+    state: isGrace ? 'grace' : 'valid',
+    message: REASONS.VALID + until,
+    licenseId: license.id,
+    productName: product.name ?? null,
+    tier: tier ?? null,
+    features,
+    expiry: license.expiry_date ?? null,
+    graceEnd: expires,
+    maxSeats: license.max_devices ?? null,
+    clockOff,
+  }
+}
+
+// ------------------------------------------------------------------------------------------------ the way out
+
+async function send(fetch, url, body, signal) {
+  const headers = {
+    'Content-Type': 'application/json',
+    Accept: 'application/json',
+    'Accept-Encoding': 'identity',
+    'User-Agent': `keyledger-client-js/${VERSION}`,
+  }
+  // A redirect is not followed: the sign-in page of somebody's network is no answer.
+  const response = await fetch(url.href, {
     method: 'POST',
-    headers: {
-      'Content-Type': 'application/json',
-      Accept: 'application/json',
-      'Accept-Encoding': 'identity',
-      'User-Agent': `keyledger-client-js/${VERSION}`,
-    },
-    body: JSON.stringify(body),
-    redirect: 'manual', // a sign-in page of somebody's network is no answer
-    signal: AbortSignal.timeout(milliseconds),
+    headers,
+    body,
+    redirect: 'manual',
+    cache: 'no-store',
+    signal,
   })
   const pieces = []
   let size = 0
   for await (const piece of response.body ?? []) {
     size += piece.length
-    if (size > MOST_BYTES) return { status: 0, headers: [], body: Buffer.alloc(0) } // leaving the loop ends the transfer
+    if (size > MOST_BYTES) throw new RangeError('the answer is too long') // leaving the loop ends the transfer
     pieces.push(piece)
   }
   return { status: response.status, headers: [...response.headers], body: Buffer.concat(pieces) }
 }
 
-/** What is no verdict says nothing about the license. 429 and 5xx pass by; another error is one of the app, or of what answered. */
-function refusal({ status, headers, body }) {
+/** 429 and 5xx pass by; another error is one of the app, or of what answered in the server's place. */
+function refusal({ status, headers }) {
   const again = status === 429 || status >= 500
-  const after = again ? pauseOf(headers.find(([name]) => name.toLowerCase() === 'retry-after')?.[1]) : null
-  const error = jsonIn(body)?.errors?.[0]
-  const said = typeof error?.detail === 'string' ? `: ${error.detail.slice(0, 200)}` : ''
-  return { code: 'NO_VERDICT', detail: `${REASONS.NO_VERDICT} (${status}${said})`, again, retryAfter: after }
+  const told = headers.find(([name]) => name.toLowerCase() === 'retry-after')?.[1]
+  return { ...missed('NO_VERDICT', `status ${status}`, again && told ? pauseIn(told) : null), again }
 }
 
-/** Seconds, or a date; nobody signed it, so it is believed for an hour at most. */
-function pauseOf(told) {
-  if (!told) return null
-  const seconds = /^\d+$/.test(told.trim()) ? Number(told) : (Date.parse(told) - Date.now()) / SECOND
-  return Number.isFinite(seconds) ? Math.min(Math.max(0, Math.ceil(seconds)), LONGEST_PAUSE / SECOND) : null
-}
-
-// ------------------------------------------------------------------------------------------------ results
-
-function noVerdict(code, detail, retryAfter = null) {
-  return {
-    valid: false,
-    state: code === 'UNLICENSED' ? 'unlicensed' : 'unreachable',
-    code,
-    detail: detail || (REASONS[code] ?? code),
-    license: null,
-    features: [],
-    device: null,
-    activated: false,
-    until: null,
-    clockOff: code === 'CLOCK_BACK' || code === 'NOT_YET',
-    retryAfter,
-  }
-}
-
-function online({ verdict, clockOff }) {
-  return {
-    ...noVerdict(verdict.code, verdict.detail),
-    valid: verdict.valid,
-    state: verdict.valid ? 'valid' : 'denied',
-    license: verdict.license,
-    features: verdict.license?.features ?? [],
-    device: verdict.device ?? null,
-    activated: verdict.activated === true,
-    clockOff,
-  }
-}
-
-function filed(says, state, missed, retryAfter) {
-  const { id, purchase_date, expiry_date, max_devices } = says.license
-  const { tier, features } = says
-  const product = { product_id: says.product.id, product_name: says.product.name }
-  return {
-    ...noVerdict('VALID', REASONS.VALID, retryAfter),
-    valid: true,
-    state,
-    ...(missed.code ? { detail: missed.detail || REASONS[missed.code] } : {}),
-    license: {
-      id,
-      ...product,
-      tier,
-      features,
-      purchase_date,
-      expiry_date,
-      status: 'active',
-      max_devices,
-      devices_used: null,
-    },
-    features,
-    device:
-      says.hardware_id === null
-        ? null
-        : { hardware_id: says.hardware_id, device_name: says.device_name, bound_at: null },
-    until: says.expires,
-  }
+/** Seconds, or a date. Nobody signed it, so it is believed for an hour at most. */
+function pauseIn(told) {
+  const seconds = /^[0-9]{1,9}$/.test(told.trim()) ? Number(told) : (Date.parse(told) - Date.now()) / SECOND
+  return Number.isFinite(seconds) ? Math.min(Math.max(0, Math.round(seconds)), LONGEST_PAUSE / SECOND) : null
 }
 
 // ------------------------------------------------------------------------------------------------ small things
-
-/** With the parts that could not be asked for this time as they were, if any other shows that it is the same computer. */
-function withMissing(present, failed, known) {
-  const letters = failed.map((name) => ({ machineId: 'm', board: 'b', disk: 'd', cards: 'n' })[name])
-  const [have, had] = [present.split('.').slice(1), (known ?? '').split('.').slice(1)]
-  if (!letters.length || !had.some((part) => have.includes(part))) return present
-  const kept = had.filter((part) => letters.includes(part[0]))
-  const order = (part) => 'mbdnx'.indexOf(part[0])
-  return ['kl1', ...[...new Set([...have, ...kept])].sort((a, b) => order(a) - order(b) || (a < b ? -1 : 1))].join('.')
-}
 
 function serverBase(server) {
   let url
@@ -928,10 +1011,12 @@ function serverBase(server) {
   } catch {
     throw new TypeError('server: is not an address, as https://licenses.example.com')
   }
-  const isLoopback = ['127.0.0.1', '[::1]', 'localhost'].includes(url.hostname)
-  if (url.protocol !== 'https:' && !(url.protocol === 'http:' && isLoopback))
+  const isLoopback = /^(localhost|127(\.\d+){3}|\[::1\])$/.test(url.hostname)
+  if (url.protocol !== 'https:' && !(url.protocol === 'http:' && isLoopback)) {
     throw new TypeError('server: must begin with https://')
-  if (url.username || url.search || url.hash) throw new TypeError('server: has a name, a query or a mark in it')
+  }
+  if (url.username || url.password || url.search || url.hash)
+    throw new TypeError('server: has a name, a query or a mark in it')
   return url.href.replace(/\/+$/, '')
 }
 
@@ -941,8 +1026,6 @@ function keyTable(given) {
   return new Map(keys.map(publicKeyOf).map((key) => [sha256(key).toString('hex').slice(0, 16), key]))
 }
 
-const SPKI = Buffer.from('302a300506032b6570032100', 'hex') // what stands before the 32 bytes in a PEM
-
 function publicKeyOf(text) {
   const raw = fromBase64(String(text).replace(/-----[A-Z ]+-----|\s/g, ''))
   if (raw?.length === 32) return raw
@@ -950,8 +1033,8 @@ function publicKeyOf(text) {
   throw new TypeError('publicKey: is not the base64 or the PEM of an Ed25519 key')
 }
 
-function requireText(name, value) {
-  if (typeof value !== 'string' || !value) throw new TypeError(`${name}: is missing`)
+function requireText(name, value, most = Infinity) {
+  if (typeof value !== 'string' || !value || value.length > most) throw new TypeError(`${name}: is missing or too long`)
   return value
 }
 

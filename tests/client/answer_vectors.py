@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from server.services.signing import SigningKey
@@ -100,9 +100,9 @@ def _forged(till: Till) -> Iterator[Case]:
     yield "a space behind the body", replace(good, body=good.body + " "), "OTHER_BODY"
     yield "an empty body", replace(good, body=""), "OTHER_BODY"
     for status in (201, 302, 400, 403, 429, 500, 503):
-        yield f"status {status}, however well it is signed", _signed(replace(good, status=status)), "NO_VERDICT"
-    yield "signed with another status than it came with", _signed(good, status=403), "BAD_SIGNATURE"
-    yield "signed for another method", _signed(good, method="PUT"), "BAD_SIGNATURE"
+        yield f"status {status}, however well it is signed", signed_answer(replace(good, status=status)), "NO_VERDICT"
+    yield "signed with another status than it came with", signed_answer(good, status=403), "BAD_SIGNATURE"
+    yield "signed for another method", signed_answer(good, method="PUT"), "BAD_SIGNATURE"
     yield "signed for another path", replace(good, path="/api/v1/licenses/activate"), "BAD_SIGNATURE"
     yield "signed for a path without the folder", replace(good, path="/shop" + good.path), "BAD_SIGNATURE"
     yield "a page of somebody's network that wants a sign-in", _page(good), "UNSIGNED"
@@ -111,22 +111,22 @@ def _forged(till: Till) -> Iterator[Case]:
         yield f"{name} twice", good.told(name, good.header(name), good.header(name)), "UNREADABLE"
     yield "without any of the three", replace(good, headers=good.headers[:1]), "UNSIGNED"
     wide = base64.b64encode(hashlib.sha512(good.body.encode()).digest()).decode()
-    yield "a digest by another algorithm", _signed(good, digest=f"sha-512=:{wide}:"), "UNREADABLE"
-    yield "two digests", _signed(good, digest=f"{digest}, sha-512=:{wide}:"), "UNREADABLE"
-    yield "a digest in hexadecimal", _signed(good, digest="sha-256=:" + _hex(good.body) + ":"), "UNREADABLE"
+    yield "a digest by another algorithm", signed_answer(good, digest=f"sha-512=:{wide}:"), "UNREADABLE"
+    yield "two digests", signed_answer(good, digest=f"{digest}, sha-512=:{wide}:"), "UNREADABLE"
+    yield "a digest in hexadecimal", signed_answer(good, digest="sha-256=:" + _hex(good.body) + ":"), "UNREADABLE"
     yield "two signatures", _two(good), "UNREADABLE"
     yield "another label", good.changed("Signature-Input", "sig1=", "sig2="), "UNREADABLE"
-    yield "not all is covered", _signed(good, covered=COVERED.replace(' "content-digest"', "")), "UNREADABLE"
+    yield "not all is covered", signed_answer(good, covered=COVERED.replace(' "content-digest"', "")), "UNREADABLE"
     turned = COVERED.replace('"@status" "content-digest"', '"content-digest" "@status"')
-    yield "in another order", _signed(good, covered=turned), "UNREADABLE"
-    yield "nothing is covered", _signed(good, covered="()"), "UNREADABLE"
+    yield "in another order", signed_answer(good, covered=turned), "UNREADABLE"
+    yield "nothing is covered", signed_answer(good, covered="()"), "UNREADABLE"
     yield "another algorithm", good.changed("Signature-Input", '"ed25519"', '"hmac-sha256"'), "UNREADABLE"
     yield "no algorithm", good.changed("Signature-Input", ';alg="ed25519"', ""), "UNREADABLE"
     yield "a parameter more", good.told("Signature-Input", given + ";expires=4102444800"), "UNREADABLE"
     yield "a time that is no number", good.changed("Signature-Input", "created=1", "created=-1"), "UNREADABLE"
     yield "another time", good.changed("Signature-Input", "created=1", "created=2"), "BAD_SIGNATURE"
-    yield "a key that is not ours", _signed(good, key=OTHERS), "UNKNOWN_KEY"
-    yield "a key that is not ours under our name", _signed(good, key=OTHERS, kid=OURS.kid), "BAD_SIGNATURE"
+    yield "a key that is not ours", signed_answer(good, key=OTHERS), "UNKNOWN_KEY"
+    yield "a key that is not ours under our name", signed_answer(good, key=OTHERS, kid=OURS.kid), "BAD_SIGNATURE"
     yield "our signature under another name", good.changed("Signature-Input", OURS.kid, OTHERS.kid), "UNKNOWN_KEY"
     yield "a signature that was cut off", good.told("Signature", signature[:-5] + ":"), "UNREADABLE"
     yield "a signature without its padding", good.told("Signature", signature.replace("==:", ":")), "UNREADABLE"
@@ -144,7 +144,7 @@ def _forged(till: Till) -> Iterator[Case]:
         ("signed, valid, but of no license", _without(good.body, "license")),
     ):
         seen = denied if "contradicts" in name else good
-        yield name, _signed(replace(seen, body=body)), "UNREADABLE"
+        yield name, signed_answer(replace(seen, body=body)), "UNREADABLE"
 
 
 def _about_another(till: Till) -> Iterator[Case]:
@@ -199,7 +199,7 @@ def _digest(body: str) -> str:
     return f"sha-256=:{base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()}:"
 
 
-def _signed(
+def signed_answer(
     seen: Answered,
     key: SigningKey = OURS,
     *,
@@ -208,6 +208,7 @@ def _signed(
     covered: str = COVERED,
     digest: str | None = None,
     kid: str | None = None,
+    now: datetime = NOW,
 ) -> Answered:
     """Signed well for what it is not: only who has the key could, and the app asks for more than a signature."""
     digest = digest or _digest(seen.body)
@@ -217,7 +218,7 @@ def _signed(
         '"@method";req': method,
         '"@path";req': seen.path,
     }
-    parameters = f'{covered};created={int(NOW.timestamp())};keyid="{kid or key.kid}";alg="ed25519"'
+    parameters = f'{covered};created={int(now.timestamp())};keyid="{kid or key.kid}";alg="ed25519"'
     names = covered[1:-1].split(" ") if covered != "()" else []
     lines = [*(f"{name}: {values[name]}" for name in names), f'"@signature-params": {parameters}']
     signature = base64.b64encode(key.sign("\n".join(lines).encode())).decode()

@@ -118,7 +118,7 @@ def _forged(good: Given) -> Iterator[Case]:
     inside, says = wrapper(good.file), said(good.file)
 
     def with_(changed: dict[str, Any], **more: Any) -> Given:
-        return replace(good, file=_signed(changed, **more))
+        return replace(good, file=signed_file(changed, **more))
 
     for name, changes in (
         ("an end that was moved", {"expires": "2099-12-31T00:00:00Z"}),
@@ -140,7 +140,7 @@ def _forged(good: Given) -> Iterator[Case]:
     yield "another key under its own name", with_(says | {"kid": OTHERS.kid}, key=OTHERS), "UNKNOWN_KEY"
     yield "our key under another name", with_(says | {"kid": OTHERS.kid}), "UNKNOWN_KEY"
     yield "a later format, well signed", with_(says | {"format": 2}), "UNKNOWN_FORMAT"
-    yield "no format", with_({n: v for n, v in says.items() if n != "format"}), "UNKNOWN_FORMAT"
+    yield "no format", with_(says | {"format": None}), "UNKNOWN_FORMAT"
     yield "well signed, but it says nothing", with_({"format": 1, "kid": OURS.kid}), "UNREADABLE"
     yield "well signed, but its end is no time", with_(says | {"expires": "soon"}), "UNREADABLE"
     yield "well signed, with a field that nobody knows", with_(says | {"new": 1}), "GOOD"
@@ -157,8 +157,9 @@ def _enc(says: dict[str, Any]) -> str:
     return base64.b64encode(compact(says).encode()).decode()
 
 
-def _signed(says: dict[str, Any], key: SigningKey = OURS, context: str = "license/") -> str:
-    enc = _enc(says)
+def signed_file(says: dict[str, Any], key: SigningKey = OURS, context: str = "license/") -> str:
+    """As the server signs it, if not told otherwise; what is said may be anything."""
+    enc = _enc({"format": 1, "kid": OURS.kid} | says)
     sig = base64.b64encode(key.sign((context + enc).encode())).decode()
     return armoured({"enc": enc, "sig": sig, "alg": "ed25519"})
 

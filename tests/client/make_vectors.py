@@ -12,12 +12,14 @@ from server.domain.keys import license_id, readings
 from tests.client.answer_vectors import answer_cases
 from tests.client.ed25519_vectors import ed25519_cases
 from tests.client.file_vectors import file_cases
+from tests.client.story_vectors import DAYS, PRIVATE_KEY, stories
 from tests.client.till import KEYS, Till, opened
 
 FOLDER = Path(__file__).parents[2] / "client" / "vectors"
 ANSWERS = "Answers to an app, and whether it believes them: PROTOCOL.md. A header may stand more than once."
 FILES = "License files, and whether they are good on this device at this time: PROTOCOL.md."
 SIGNATURES = "Ed25519 in hexadecimal: RFC 8032 and what must be refused. For who has no library that does it."
+STORIES = "What a client says step by step, by a stand-in of the server that signs with this private key: README.md."
 SPELLINGS = "A key as it was typed, and the ids one of which its license must have."
 
 
@@ -31,6 +33,9 @@ def all_vectors() -> dict[str, str]:
         "signed_answers.json": _text({"about": ANSWERS, "public_keys": KEYS}, answers),
         "license_files.json": _text({"about": FILES, "public_keys": KEYS}, files),
         "ed25519.json": _text({"about": SIGNATURES}, ed25519_cases()),
+        "stories.json": _text(
+            {"about": STORIES, "public_keys": KEYS, "private_key": PRIVATE_KEY, "offline_days": DAYS}, stories()
+        ),
         "key_spellings.json": _text({"about": SPELLINGS}, spellings),
     }
 

@@ -21,14 +21,17 @@ def cases(name):
     return json.loads((FOLDER / name).read_text())["cases"]
 
 
-@pytest.mark.parametrize("name", ["signed_answers.json", "license_files.json", "ed25519.json", "key_spellings.json"])
+MADE = ["signed_answers.json", "license_files.json", "ed25519.json", "key_spellings.json", "stories.json"]
+
+
+@pytest.mark.parametrize("name", MADE)
 def test_the_vectors_are_what_the_server_makes(made, name):
     """If this fails, the server's answers have changed and apps in the field may not read them any more. If that is
     meant: `.venv/bin/python -m tests.client.make_vectors`."""
     assert (FOLDER / name).read_text() == made[name]
 
 
-@pytest.mark.parametrize("name", ["signed_answers.json", "license_files.json", "ed25519.json"])
+@pytest.mark.parametrize("name", ["signed_answers.json", "license_files.json", "ed25519.json", "stories.json"])
 def test_no_case_has_the_name_of_another(name):
     names = [case["name"] for case in cases(name)]
     assert len(names) == len(set(names))
