@@ -1312,7 +1312,7 @@ class LicenseClient:
             seats_used=_number(license.get("devices_used")),
             max_seats=_number(license.get("max_devices")),
             activated=said.get("activated") is True,
-            clock_off=abs(self._clock() - heard.at) >= CLOCK_MAY_DIFFER,
+            clock_off=abs(self._clock() - heard.at) > CLOCK_MAY_DIFFER,
             help_url=self._help_in(said),
         )
 
