@@ -343,6 +343,32 @@ test('a folder that cannot be written to takes no license away', async () => {
   assert.deepEqual(short(await client.activate(KEY)), [true, 'valid', 'VALID'])
 })
 
+test('the state is on the disk before it takes the place of the old one', async () => {
+  const { client, stateDir } = await activated()
+  const handle = await fs.open(path.join(stateDir, 'license.json'))
+  const [kind, rename, events] = [Object.getPrototypeOf(handle), fs.rename, []]
+  const { sync } = kind
+  await handle.close()
+  kind.sync = async function () {
+    events.push('sync')
+    return sync.call(this)
+  }
+  fs.rename = async (...given) => {
+    events.push('rename')
+    if (events.length < 4) throw Object.assign(new Error('a scanner reads it'), { code: 'EPERM' }) // as Windows does
+    return rename(...given)
+  }
+  server.code = 'SUSPENDED'
+  try {
+    await client.validate()
+  } finally {
+    Object.assign(kind, { sync })
+    Object.assign(fs, { rename })
+  }
+  assert.deepEqual(events, ['sync', 'rename', 'rename', 'rename', 'sync', 'rename'])
+  assert.deepEqual(short(await client.status()), [false, 'denied', 'SUSPENDED'])
+})
+
 test('nobody else reads the state, and nothing is left beside it', { skip: process.platform === 'win32' }, async () => {
   const { client, stateDir } = await activated()
   await client.validate()
