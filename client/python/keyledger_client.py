@@ -206,9 +206,8 @@ class System:
 
     def run(self, *command: str) -> str:
         """Raises OSError or subprocess.SubprocessError."""
-        more = {"creationflags": 0x08000000} if self.name == "win32" else {}  # no console window
-        done = subprocess.run(command, capture_output=True, timeout=5, check=True, stdin=subprocess.DEVNULL, **more)  # type: ignore[call-overload]
-        return str(done.stdout.decode("utf-8", "replace"))
+        done = subprocess.run(command, capture_output=True, timeout=5, check=True, stdin=subprocess.DEVNULL)
+        return done.stdout.decode("utf-8", "replace")
 
     def registry(self, key: str, name: str) -> str | None:
         winreg: Any = importlib.import_module("winreg")
@@ -662,7 +661,7 @@ def read_file(
     key_prefix: str = "",
 ) -> LicenseFile:
     """A file of this product, machine and, where one is named, key; its time is another matter. Raises NotBelieved."""
-    file = _signed_file(text, keys)
+    file = _signed_file(text[:MOST_BYTES], keys)
     license, device = file.says["license"], file.says["hardware_id"]
     if file.says["product"]["id"] != product:
         raise NotBelieved("OTHER_PRODUCT")
@@ -1035,9 +1034,8 @@ class LicenseClient:
             raise ValueError("timeout: must be a number of seconds")
         self._address, self._product, self._keys = address_of(server), product, _keys_of(public_key)
         self._shelf = Shelf(Path(state_dir))
-        self._device_name = re.sub(r"[\x00-\x1f\x7f]", "", platform.node() if device_name is None else device_name)[
-            :128
-        ]
+        name = platform.node() if device_name is None else device_name
+        self._device_name = re.sub(r"[\x00-\x1f\x7f]", "", name)[:128]
         self._key_prefix, self._timeout, self._context, self._clock = key_prefix, timeout, ssl_context, clock
         self._system, self._machine, self._paused_until = system or System(), None, 0.0
 
@@ -1060,8 +1058,7 @@ class LicenseClient:
             return _no_verdict(heard.code, heard)
         if heard.valid:
             return self._accept(key, heard, seen)
-        if self._is_kept(key, seen):  # another key that is refused takes nothing away
-            self._deny(heard)
+        self._deny(key, heard)
         return self._refused(heard)
 
     def validate(self) -> Result:
@@ -1078,9 +1075,9 @@ class LicenseClient:
             state = self._shelf.change(lambda kept: {"missed": kept.get("missed") or _written(self._clock())})
             return self._offline(replace(seen, state=state), heard)
         if not heard.valid:
-            self._deny(heard)
+            self._deny(key, heard)
             return self._refused(heard)
-        return self._accept(key, self._with_file(key, heard, seen, deadline), seen)
+        return self._accept(key, self._with_file(key, heard, seen, deadline), seen, is_new=False)
 
     def deactivate(self) -> Result:
         """Give this computer's seat back and forget the key: `state` is `unlicensed` then. Where the server was not
@@ -1131,23 +1128,27 @@ class LicenseClient:
         return self._offline(replace(seen, state=self._shelf.change(lambda kept: changes)))
 
     # -------------------------------------------------------------------------------------------- what follows
-    def _accept(self, key: str, heard: Verdict, seen: _Seen) -> Result:
-        file = heard.said.get("license_file")
-        read = self._file_in(file, key, seen.machine)
-        changes: dict[str, Any] = {
-            "license_key": key,
-            "last_id": seen.machine,
-            "denied": None,
-            "missed": None,
-            "seen": _written(heard.at),
-            "ahead": round((self._clock() - heard.at).total_seconds()),
-        }
-        if read:
-            changes |= {"file": file, "issued": _written(read.issued)}
-        elif not self._is_kept(key, seen):
-            changes["file"] = None
-        state = self._shelf.change(lambda kept: changes)
-        return self._granted(heard, read or self._file_in(state.get("file"), key, seen.machine))
+    def _accept(self, key: str, heard: Verdict, seen: _Seen, *, is_new: bool = True) -> Result:
+        """What another window or process has entered or given back meanwhile stays so, unless the key is new."""
+        text = heard.said.get("license_file")
+        file = self._file_in(text, key, seen.machine)
+
+        def changes(kept: dict[str, Any]) -> dict[str, Any]:
+            if not is_new and kept.get("license_key") != key:
+                return {}
+            kept_file = {} if self._is_kept(key, kept) else {"file": None}
+            return {
+                "license_key": key,
+                "last_id": seen.machine,
+                "denied": None,
+                "missed": None,
+                "seen": _written(heard.at),
+                "ahead": round((self._clock() - heard.at).total_seconds()),
+                **({"file": text, "issued": _written(file.issued)} if file else kept_file),
+            }
+
+        state = self._shelf.change(changes)
+        return self._granted(heard, file or self._file_in(state.get("file"), key, seen.machine))
 
     def _with_file(self, key: str, heard: Verdict, seen: _Seen, deadline: Deadline) -> Verdict:
         """A file of today is as good as one of this minute; an older one is renewed, so that all its days lie ahead.
@@ -1165,14 +1166,16 @@ class LicenseClient:
         except NotBelieved:
             return None
 
-    def _deny(self, heard: Verdict) -> None:
+    def _deny(self, key: str, heard: Verdict) -> None:
+        """Another key that is refused takes nothing from the one that is kept."""
         license = heard.said.get("license") or {}
         denied = {"code": heard.said["code"], "at": _written(heard.at), "license_id": license.get("id")}
         denied |= {"help_url": self._help_in(heard.said), "expiry": license.get("expiry_date")}
-        self._shelf.change(lambda kept: {"denied": denied, "missed": None, "seen": _written(heard.at)})
+        changes = {"denied": denied, "missed": None, "seen": _written(heard.at)}
+        self._shelf.change(lambda kept: changes if self._is_kept(key, kept) else {})
 
-    def _is_kept(self, key: str, seen: _Seen) -> bool:
-        kept = seen.state.get("license_key") or ""
+    def _is_kept(self, key: str, state: dict[str, Any]) -> bool:
+        kept = state.get("license_key") or ""
         return bool(license_ids(kept, self._key_prefix) & license_ids(key, self._key_prefix)) if kept else False
 
     def _offline(self, seen: _Seen, missed: _Missed | None = None) -> Result:

@@ -240,6 +240,23 @@ def test_a_seat_is_kept_where_it_cannot_be_given_back(desk, shop, pauses):
     assert desk.app().status().valid
 
 
+@pytest.mark.parametrize("answer", ["VALID", "SUSPENDED"])
+@pytest.mark.parametrize("entered", [None, "ANOTHER-KEY"])
+def test_what_was_given_back_meanwhile_stays_given_back(desk, shop, answer, entered):
+    """Another window gives the seat back, or enters another key, while this one waits for its answer."""
+    app = desk.app()
+    app.activate(shop.sale("s1"))
+    if answer == "SUSPENDED":
+        shop.refund("s1")
+
+    def says(request: Request) -> None:
+        app._shelf.change(lambda kept: {"license_key": entered, "file": None})
+
+    desk.between.says = says
+    assert app.validate().code == answer
+    assert (desk.state()["license_key"], desk.state()["denied"]) == (entered, None)
+
+
 # ------------------------------------------------------------------------------------------------ the computer
 def test_another_disk_keeps_the_seat_and_the_server_hears_of_it(desk, shop):
     desk.app().activate(shop.sale())
