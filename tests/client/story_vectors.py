@@ -130,16 +130,16 @@ def _clocks() -> Iterator[Story]:
     yield (
         Story("who puts the clock back gains nothing; an answer mends it")
         .activated()
-        .later("silent", at=31 * DAY)
+        .later("silent", at=month + DAY / 4)
         .does("validate", "unreachable", "EXPIRED")
         .later(off=-2 * DAY)
         .does("validate", "unreachable", "CLOCK_BACK")
         .later(off=-DAY / 2)
         .does("validate", "unreachable", "EXPIRED")
         .later("VALID", off=-2 * DAY)
-        .does("validate", "valid", "VALID", month + 31 * DAY)
+        .does("validate", "valid", "VALID", 2 * month + DAY / 4)
         .later("silent")
-        .does("validate", "grace", "VALID", month + 31 * DAY)
+        .does("validate", "grace", "VALID", 2 * month + DAY / 4)
     )
     yield (
         Story("a clock that is a day behind is within bounds; a second more is not")
@@ -224,6 +224,19 @@ def _files() -> Iterator[Story]:
         .does("validate", "unreachable", "CLOCK_BACK")
         .does("install", "valid", "VALID", 35 * DAY, file=brought(NOW + 5 * DAY))
         .does("validate", "grace", "VALID", 35 * DAY)
+    )
+
+    yield (
+        Story("an older file does not turn the time back")
+        .later(at=DAY)
+        .activated()
+        .later("silent", at=20 * DAY)
+        .does("validate", "grace", "VALID", 31 * DAY)
+        .later(off=-10 * DAY)
+        .does("install", "unreachable", "CLOCK_BACK", file=brought(NOW))
+        .does("status", "unreachable", "CLOCK_BACK")
+        .later(off=timedelta())
+        .does("status", "valid", "VALID", 30 * DAY)
     )
 
 

@@ -376,6 +376,26 @@ test('nobody else reads the state, and nothing is left beside it', { skip: proce
   assert.equal((await fs.stat(path.join(stateDir, 'license.json'))).mode & 0o077, 0)
 })
 
+test('who is at work on the state is waited for', async () => {
+  const { client, stateDir } = await activated()
+  const lock = path.join(stateDir, 'license.lock')
+  await fs.writeFile(lock, '')
+  const { open } = fs
+  let tries = 0
+  fs.open = async (file, ...given) => {
+    if (file === lock && ++tries === 3) await fs.unlink(lock) // now he is done
+    return open(file, ...given)
+  }
+  server.code = 'SUSPENDED'
+  try {
+    await client.validate()
+  } finally {
+    Object.assign(fs, { open })
+  }
+  assert.equal(tries >= 3, true)
+  assert.deepEqual(short(await client.status()), [false, 'denied', 'SUSPENDED'])
+})
+
 test('the lock of one who was killed is broken', async () => {
   const { client, stateDir } = await activated()
   const lock = path.join(stateDir, 'license.lock')
@@ -384,6 +404,7 @@ test('the lock of one who was killed is broken', async () => {
   server.code = 'SUSPENDED'
   await client.validate()
   assert.deepEqual(short(await client.status()), [false, 'denied', 'SUSPENDED'])
+  await assert.rejects(fs.stat(lock), { code: 'ENOENT' })
 })
 
 test('several processes on one folder: each state is whole, and no key is lost', async () => {
