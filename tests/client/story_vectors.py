@@ -259,6 +259,14 @@ def _keys() -> Iterator[Story]:
         .later("silent")
         .does("validate", "grace", "VALID", month + 2 * DAY)
     )
+    other = {"id": license_id(OTHER_KEY), "key_sha256": hashlib.sha256(OTHER_KEY.encode()).hexdigest()}
+    yield (
+        Story("a file of another license takes the place of the key")
+        .activated()
+        .later("silent")
+        .does("install", "valid", "VALID", month, file=brought(NOW, license=other))
+        .does("validate", "valid", "VALID", month)
+    )
     yield (
         Story("what is no key is asked of nobody")
         .does("activate", "unreachable", "NOT_A_KEY", license_key=" \n")
