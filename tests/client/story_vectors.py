@@ -151,6 +151,18 @@ def _clocks() -> Iterator[Story]:
         .later(off=timedelta())
         .does("status", "valid", "VALID", month)
     )
+    yield (
+        Story("an answer mends a clock that ran ahead for a while")
+        .activated()
+        .later("silent", off=20 * DAY)
+        .does("validate", "grace", "VALID", month)
+        .later(at=2 * DAY, off=timedelta())
+        .does("validate", "unreachable", "CLOCK_BACK")
+        .later("VALID")
+        .does("validate", "valid", "VALID", month + 2 * DAY)
+        .later("silent")
+        .does("validate", "grace", "VALID", month + 2 * DAY)
+    )
     for name, off in (("behind", -3650 * DAY), ("ahead", 3650 * DAY)):
         yield (
             Story(f"a clock that is ten years {name}, always")
