@@ -1,5 +1,6 @@
 /**
- * Keyledger in your app: one file, to be copied into it. For Node 18 or newer and Electron's main process; it needs no package.
+ * Keyledger in your app: one file, to be copied into it. For Node 18 or newer and Electron's main process, without a
+ * package.
  *
  *     const client = new LicenseClient({ server: 'https://licenses.example.com', product: 'my-product',
  *                                        publicKey: '<base64>', stateDir })
@@ -156,7 +157,8 @@ const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$/
 
 /**
  * Whether a license file is good here and now: PROTOCOL.md, "License files". `result` is GOOD or names what is not, `says`
- * is what stands in a file that is signed well. `here`: product, machine (its hardware id), licenseKey (null: the file alone is judged), keyPrefix.
+ * is what stands in a file that is signed well. `here`: product, machine (its hardware id), keyPrefix, licenseKey (null:
+ * the file alone is judged).
  */
 export async function checkLicenseFile(text, keys, here, now) {
   const found = [...String(text).matchAll(FILE)]
@@ -301,6 +303,7 @@ function cardAddress(card) {
 // ------------------------------------------------------------------------------------------------ reading a computer
 
 const READING_TAKES = 5 * SECOND
+const READINGS = 3 // then what cannot be asked for is left alone until the next start
 const VIRTUAL_DISK = /^(vd|xvd|loop|zram|ram|nbd)/
 const VIRTUAL_MODEL = /qemu|vbox|vmware|virtual|amazon elastic block store/i
 const CONTAINER = /docker|containerd|kubepods|libpod|lxc/
@@ -319,8 +322,8 @@ export const thisSystem = {
 }
 
 /**
- * The parts of this computer, as they stand. `failed` names those that could not be asked for this time, which is not the same as
- * not being there: a program that was too slow once must not make another computer of this one.
+ * The parts of this computer, as they stand. `failed` names those that could not be asked for this time, which is not the
+ * same as not being there: a program that was too slow once must not make another computer of this one.
  */
 export async function readMachine(system = thisSystem) {
   const reader = { win32: readWindows, darwin: readMac, linux: readLinux }[system.platform]
@@ -345,20 +348,29 @@ async function readWindows(system) {
       ]),
   }
   const { devices, failed, ...parts } = await allOf(asked)
-  const asFailed = (name) => (name === 'devices' ? ['disk', 'cards'] : [name])
-  const lines = [...(devices ?? '').matchAll(/^(disk|model|card)=(.*?)\s*$/gm)].map(([, name, told]) => [name, told])
-  const of = (name) => lines.filter(([given]) => given === name).map(([, told]) => told)
-  const disk = VIRTUAL_MODEL.test(of('model')[0] ?? '') ? null : (of('disk')[0] ?? null)
-  return { ...parts, disk, cards: of('card'), failed: failed.flatMap(asFailed) }
+  const lines = [...(devices ?? 'failed=disk\nfailed=cards').matchAll(/^(\w+)=(.*?)\s*$/gm)]
+  const of = (name) => lines.filter(([, given]) => given === name).map(([, , told]) => told)
+  const disk = VIRTUAL_MODEL.test(of('model')[0] ?? '') ? null : of('disk')[0] || null
+  return {
+    ...parts,
+    disk,
+    cards: of('card'),
+    failed: [...failed.filter((name) => name !== 'devices'), ...of('failed')],
+  }
 }
 
-const WINDOWS_DEVICES = `
-$ErrorActionPreference = 'SilentlyContinue'
-$disk = Get-CimInstance -Namespace root/Microsoft/Windows/Storage -ClassName MSFT_Disk -Filter 'IsBoot = TRUE' | Select-Object -First 1
-'disk=' + $disk.SerialNumber
-'model=' + $disk.Model
-Get-CimInstance Win32_NetworkAdapter | Where-Object { $_.PNPDeviceID -like 'PCI\\*' -and $_.MACAddress } | ForEach-Object { 'card=' + $_.MACAddress }
-`
+// In one line, without double quotes: so it goes through every system's way of handing over arguments.
+const WINDOWS_DEVICES = [
+  "$ErrorActionPreference = 'Stop';",
+  'try {',
+  "$storage = @{ Namespace = 'root/Microsoft/Windows/Storage'; ClassName = 'MSFT_Disk'; Filter = 'IsBoot = TRUE' };",
+  "$disk = Get-CimInstance @storage | Select-Object -First 1; 'disk=' + $disk.SerialNumber; 'model=' + $disk.Model",
+  "} catch { 'failed=disk' };",
+  'try {',
+  "Get-CimInstance Win32_NetworkAdapter | Where-Object { $_.PNPDeviceID -like 'PCI\\*' -and $_.MACAddress }",
+  "| ForEach-Object { 'card=' + $_.MACAddress }",
+  "} catch { 'failed=cards' }",
+].join(' ')
 
 async function readMac(system) {
   const asked = {
@@ -381,31 +393,29 @@ async function readLinux(system) {
     (await fs.readFile(at(...names), 'utf8').catch(() => '')).replace(/\0/g, '').trim() || null
   if (await isContainer(system, at, text)) return { failed: [] }
   const machineId = (await text('etc/machine-id')) ?? (await text('var/lib/dbus/machine-id'))
-  if (/microsoft/i.test((await text('proc/sys/kernel/osrelease')) ?? '')) return { machineId, failed: [] } // WSL: a new card each time
+  const isWsl = /microsoft/i.test((await text('proc/sys/kernel/osrelease')) ?? '')
+  if (isWsl) return { machineId, failed: [] } // it gets another network card with each start
   const board = (await text('sys/class/dmi/id/product_uuid')) ?? (await text('proc/device-tree/serial-number'))
   return { machineId, board, disk: await linuxDisk(at, text), cards: await linuxCards(at, text), failed: [] }
 }
 
 async function isContainer(system, at, text) {
-  const isThere = (...names) =>
-    fs.access(at(...names)).then(
-      () => true,
-      () => false,
-    )
-  if (system.env.container || (await isThere('.dockerenv')) || (await isThere('run/.containerenv'))) return true
+  if (system.env.container || (await isThere(at('.dockerenv'))) || (await isThere(at('run/.containerenv')))) return true
   return CONTAINER.test((await text('proc/1/cgroup')) ?? '')
 }
+
+const isThere = (file) =>
+  fs.stat(file).then(
+    () => true,
+    () => false,
+  )
 
 /** The serial number of the disk under `/`: through partitions, encryption and volumes down to the disk itself. */
 async function linuxDisk(at, text) {
   let block = await rootBlock(at, text)
   for (let depth = 0; block && depth < 8; depth++) {
     const below = (await fs.readdir(path.join(block, 'slaves')).catch(() => [])).sort()
-    const isPartition = await fs.access(path.join(block, 'partition')).then(
-      () => true,
-      () => false,
-    )
-    if (isPartition) block = path.dirname(block)
+    if (await isThere(path.join(block, 'partition'))) block = path.dirname(block)
     else if (below.length) block = await fs.realpath(path.join(block, 'slaves', below[0])).catch(() => null)
     else break
   }
@@ -453,8 +463,8 @@ async function allOf(asked) {
 }
 
 /**
- * The computer's present id. Parts that could not be asked for this time are as they were in `known`, if any other shows that it is the
- * same computer.
+ * The computer's present id. Parts that could not be asked for this time are as they were in `known`, if any other shows
+ * that it is the same computer.
  */
 export function hardwareIdOf(machine, product, known, installation) {
   const { failed, ...parts } = machine
@@ -478,8 +488,8 @@ const LOCK_PATIENCE = 3 * SECOND
 /**
  * One small file, always whole, and a second copy of it for the day on which a disk or a cleaner spoils the first.
  *
- * Both carry a hash. Its key is no secret to who reads this; it is there so that nobody turns time back or a refusal away with an
- * editor. Where it does not fit, only the key that was entered is believed, and the server is asked again.
+ * Both carry a hash. Its key is no secret to who reads this; it is there so that nobody turns time back or a refusal away
+ * with an editor. Where it does not fit, only the key that was entered is believed, and the server is asked again.
  */
 class Shelf {
   constructor(folder, product) {
@@ -526,6 +536,7 @@ class Shelf {
   async #takeLock() {
     await fs.mkdir(this.folder, { recursive: true, mode: 0o700 }).catch(() => {})
     const end = performance.now() + LOCK_PATIENCE
+    let refused = 0
     do {
       try {
         await (await fs.open(this.lock, 'wx', 0o600)).close()
@@ -533,6 +544,8 @@ class Shelf {
       } catch (error) {
         if (!['EEXIST', 'EPERM', 'EBUSY'].includes(error.code)) return false
         const made = await fs.stat(this.lock).catch(() => null)
+        const isForbidden = !made && error.code !== 'EEXIST' // or, on Windows, just being deleted
+        if (isForbidden && ++refused === 5) return false
         if (made && Math.abs(Date.now() - made.mtimeMs) > LOCK_IS_STALE) await fs.unlink(this.lock).catch(() => {})
         else await pause(20)
       }
@@ -578,8 +591,8 @@ async function renameOver(fresh, file) {
 // ------------------------------------------------------------------------------------------------ the client
 
 /**
- * The verbs. Each answers with a result, whatever the network, the server, the clock or the disk do; an exception is a mistake of
- * the program that uses it. Called at once they go one after another; several processes may share a folder.
+ * The verbs. Each answers with a result, whatever the network, the server, the clock or the disk do; an exception is a
+ * mistake of the program that uses it. Called at once they go one after another; several processes may share a folder.
  */
 export class LicenseClient {
   #base
@@ -595,6 +608,7 @@ export class LicenseClient {
   #turn = Promise.resolve()
   #pausedUntil = 0
   #machine = null
+  #readings = 0
 
   /** Throws a TypeError that names the option that makes no sense. */
   constructor({
@@ -613,9 +627,7 @@ export class LicenseClient {
     this.#product = requireText('product', product, 128)
     this.#keys = keyTable(publicKey)
     this.#shelf = new Shelf(requireText('stateDir', stateDir), product)
-    this.#deviceName = String(deviceName)
-      .replace(/[\x00-\x1f\x7f]/g, '')
-      .slice(0, 128)
+    this.#deviceName = tidyName(deviceName)
     this.#keyPrefix = keyPrefix
     this.#timeout = requireDuration('timeout', timeout)
     this.#fetch = fetch
@@ -707,12 +719,8 @@ export class LicenseClient {
   async #installFile(text) {
     const [seen, now] = [await this.#look(), this.#clock()]
     const { state } = seen
-    const { result, says } = await checkLicenseFile(
-      text,
-      this.#keys,
-      { product: this.#product, machine: seen.machine },
-      now,
-    )
+    const here = { product: this.#product, machine: seen.machine }
+    const { result, says } = await checkLicenseFile(text, this.#keys, here, now)
     if (result !== 'GOOD') return noVerdict(result)
     const issued = Date.parse(says.issued)
     if (state.denied?.license_id === says.license.id && issued <= state.denied.at) return noVerdict('OLD_FILE')
@@ -735,32 +743,19 @@ export class LicenseClient {
   async #accept(key, heard, seen) {
     const text = heard.verdict.license_file
     const brought = await this.#fileIn(text, key, seen, heard.at)
-    const isKept = this.#isKept(key, seen)
-    const state = await this.#shelf.change(() => ({
-      license_key: key,
-      last_id: seen.machine,
-      denied: null,
-      missed: null,
-      seen: heard.at,
-      ahead: this.#clock() - heard.at,
-      ...(brought.result === 'GOOD'
-        ? { file: text, issued: Date.parse(brought.says.issued) }
-        : isKept
-          ? {}
-          : { file: null }),
-    }))
+    const file = this.#isKept(key, seen) ? {} : { file: null } // what is kept for another key is good for nothing
+    if (brought.result === 'GOOD') Object.assign(file, { file: text, issued: Date.parse(brought.says.issued) })
+    const now = { seen: heard.at, ahead: this.#clock() - heard.at }
+    const fresh = { license_key: key, last_id: seen.machine, denied: null, missed: null, ...now, ...file }
+    const state = await this.#shelf.change(() => fresh)
     const kept = await this.#fileIn(state.file, key, seen, heard.at)
-    return {
-      ...this.#told(heard, noVerdict('VALID')),
-      valid: true,
-      state: 'valid',
-      graceEnd: kept.says?.expires ?? null,
-    }
+    const graceEnd = kept.result === 'GOOD' ? kept.says.expires : null
+    return { ...this.#told(heard, noVerdict('VALID')), valid: true, state: 'valid', graceEnd }
   }
 
   /**
-   * A file of today is as good as one of this minute; an older one is renewed, so that all its days lie ahead. So is one that was made
-   * for the computer as it was before: the server hears of its new parts.
+   * A file of today is as good as one of this minute; an older one is renewed, so that all its days lie ahead. So is one
+   * that was made for the computer as it was before: the server hears of its new parts.
    */
   async #withFile(key, heard, seen, deadline) {
     const { result, says } = await this.#fileIn(seen.state.file, key, seen, heard.at)
@@ -807,8 +802,8 @@ export class LicenseClient {
 
   // -------------------------------------------------------------------------------------------- the time
   /**
-   * What time it is offline: by the clock, or by the clock as far as it was off when the server was last heard; never before the latest
-   * time that is known. And whether the clock was put back by more than a day.
+   * What time it is offline: by the clock, or by the clock as far as it was off when the server was last heard; never
+   * before the latest time that is known. And whether the clock was put back by more than a day.
    */
   #timeOf({ seen, ahead }) {
     const local = this.#clock()
@@ -828,7 +823,10 @@ export class LicenseClient {
 
   // -------------------------------------------------------------------------------------------- this computer
   async #look() {
-    if (!this.#machine || this.#machine.failed.length) this.#machine = await readMachine(this.#system)
+    if (!this.#machine || (this.#machine.failed.length && this.#readings < READINGS)) {
+      this.#machine = await readMachine(this.#system)
+      this.#readings++
+    }
     let state = await this.#shelf.read()
     let machine = hardwareIdOf(this.#machine, this.#product, state.last_id ?? null, state.installation ?? null)
     if (!machine) {
@@ -844,7 +842,7 @@ export class LicenseClient {
     return performance.now() + this.#timeout
   }
 
-  /** A verdict with `at`, the server's time; or why there is none. What was lost is tried again; a verdict, whatever it says, is not. */
+  /** A verdict with `at`, the server's time; or why there is none. What was lost is tried again, a verdict is not. */
   async #ask(verb, key, machine, deadline, more = {}) {
     for (let attempt = 1; ; attempt++) {
       const heard = await this.#askOnce(verb, key, machine, deadline, more)
@@ -1031,6 +1029,16 @@ function publicKeyOf(text) {
   if (raw?.length === 32) return raw
   if (raw?.length === 44 && raw.subarray(0, 12).equals(SPKI)) return raw.subarray(12)
   throw new TypeError('publicKey: is not the base64 or the PEM of an Ed25519 key')
+}
+
+/** Without control characters and halves of letters, and no longer than the server takes it. */
+function tidyName(name) {
+  const letters = [
+    ...Buffer.from(String(name))
+      .toString()
+      .replace(/[\x00-\x1f\x7f]/g, ''),
+  ]
+  return letters.slice(0, 128).join('')
 }
 
 function requireText(name, value, most = Infinity) {

@@ -58,7 +58,7 @@ def test_the_vectors_and_three_systems():
 
 
 def test_servers_networks_disks_and_clocks():
-    run("client.test.mjs", "stories.test.mjs")
+    run("client.test.mjs", "stories.test.mjs", "readme.test.mjs")
 
 
 def test_with_a_real_server(server):

@@ -18,7 +18,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 CLIENT = Path(__file__).parents[2] / "client"
 ANSWER, FILE = re.findall(r"^```sh\n(.*?)^```", (CLIENT / "PROTOCOL.md").read_text(), re.MULTILINE | re.DOTALL)
 # What the few commands look at; the rest (another key, device or product, a clock, odd spellings) needs a program.
-IS_SEEN = {"BELIEVED": True, "OTHER_BODY": False, "BAD_SIGNATURE": False, "OTHER_REQUEST": False, "GOOD": True}
+IS_SEEN = {
+    "BELIEVED": True,
+    "NO_VERDICT": False,
+    "UNSIGNED": False,
+    "OTHER_BODY": False,
+    "BAD_SIGNATURE": False,
+    "OTHER_REQUEST": False,
+    "GOOD": True,
+}
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl on this machine")
 

@@ -130,7 +130,7 @@ test('what is no key is asked of nobody', async () => {
   assert.deepEqual(server.asked, [])
 })
 
-// ------------------------------------------------------------------------------------------------ denied is not unreachable
+// ---------------------------------------------------------------------------------------- denied is not unreachable
 
 for (const code of ['SUSPENDED', 'NOT_FOUND']) {
   test(`a signed ${code} is not asked again, and ends the days offline`, async () => {
@@ -343,6 +343,32 @@ test('a folder that cannot be written to takes no license away', async () => {
   assert.deepEqual(short(await client.activate(KEY)), [true, 'valid', 'VALID'])
 })
 
+test('the state is on the disk before it takes the place of the old one', async () => {
+  const { client, stateDir } = await activated()
+  const handle = await fs.open(path.join(stateDir, 'license.json'))
+  const [kind, rename, events] = [Object.getPrototypeOf(handle), fs.rename, []]
+  const { sync } = kind
+  await handle.close()
+  kind.sync = async function () {
+    events.push('sync')
+    return sync.call(this)
+  }
+  fs.rename = async (...given) => {
+    events.push('rename')
+    if (events.length < 4) throw Object.assign(new Error('a scanner reads it'), { code: 'EPERM' }) // as Windows does
+    return rename(...given)
+  }
+  server.code = 'SUSPENDED'
+  try {
+    await client.validate()
+  } finally {
+    Object.assign(kind, { sync })
+    Object.assign(fs, { rename })
+  }
+  assert.deepEqual(events, ['sync', 'rename', 'rename', 'rename', 'sync', 'rename'])
+  assert.deepEqual(short(await client.status()), [false, 'denied', 'SUSPENDED'])
+})
+
 test('nobody else reads the state, and nothing is left beside it', { skip: process.platform === 'win32' }, async () => {
   const { client, stateDir } = await activated()
   await client.validate()
@@ -450,6 +476,25 @@ test('a program that was too slow once does not make another computer of this on
   assert.equal((await slow.client.status()).valid, true)
   await slow.client.validate()
   assert.equal(server.bodies[0].hardware_id, known)
+})
+
+test('what is too slow again and again is not asked for at each call', async () => {
+  let asked = 0
+  const run = async (_, args) => {
+    if (args.includes('MachineGuid')) return '    MachineGuid    REG_SZ    9f2d6c1e-7b1a-4f0e-9c55-3c6a1d2e8f70\r\n'
+    asked += args.includes('-Command')
+    throw new Error('timed out')
+  }
+  const { client } = await clientOf(server, { system: machine('/', { platform: 'win32', run }) })
+  for (let time = 0; time < 6; time++) await client.status()
+  assert.equal(asked, 3)
+})
+
+test('a name that the server would refuse is mended', async () => {
+  const { client } = await clientOf(server, { deviceName: `\u0007Zoë\ud800${'\u{1f4bb}'.repeat(200)}` })
+  await client.activate(KEY)
+  const sent = server.bodies[0].device_name
+  assert.deepEqual([[...sent].length, sent.slice(0, 6)], [128, 'Zoë\ufffd\u{1f4bb}'])
 })
 
 test('a container is known by what lies in its state folder', async () => {

@@ -1,4 +1,4 @@
-// Against a real server, which the suite starts: its address, its key and the keys that were sold come in the environment.
+// Against a real server, which the suite starts: its address, its key and what was sold come in the environment.
 
 import assert from 'node:assert/strict'
 import { promises as fs } from 'node:fs'

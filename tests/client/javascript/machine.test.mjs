@@ -1,4 +1,4 @@
-// Which computer it is, on three systems: by their real files and programs, with stand-ins where the tests run on another one.
+// Which computer it is, on three systems: by their files and programs, which are stand-ins here.
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
@@ -171,6 +171,13 @@ test('a program that was too slow says nothing about the computer', async () => 
     cards: [],
     failed: ['disk', 'cards'],
   })
+})
+
+test('Windows: what cannot be asked for is told apart from what is not there', async () => {
+  const told = await readMachine(windows({ ...WINDOWS, '-Command': 'failed=disk\r\ncard=A4:83:E7:01:23:45\r\n' }))
+  assert.deepEqual([told.disk, told.cards, told.failed], [null, ['A4:83:E7:01:23:45'], ['disk']])
+  const nothing = await readMachine(windows({ ...WINDOWS, '-Command': 'disk=\r\nmodel=\r\n' }))
+  assert.deepEqual([nothing.disk, nothing.cards, nothing.failed], [null, [], []])
 })
 
 test('this computer is read without an error, and is the same twice', async () => {
