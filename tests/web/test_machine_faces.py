@@ -148,6 +148,21 @@ def test_faces_that_come_at_once_take_one_seat(shop):
     assert sorted(face for _, face in device_log(shop)) == sorted(faces)
 
 
+def test_a_face_is_judged_again_under_the_lock(shop, key, clock, monkeypatch):
+    """Another worker frees the seat and gives it away, just before."""
+    other, begin = Shop(shop.folder, clock), shop.services.store.transaction
+
+    def late() -> object:
+        monkeypatch.undo()
+        other.ask("deactivate", license_key=key, hardware_id=BOUND)
+        assert other.code(key, hardware_id=OTHER) == "VALID"
+        return begin()
+
+    monkeypatch.setattr(shop.services.store, "transaction", late)
+    assert shop.code(key, hardware_id=CHANGED) == "TOO_MANY_MACHINES"
+    assert [hardware_id for _, hardware_id in device_log(shop)] == [BOUND, BOUND, OTHER]
+
+
 def test_a_file_is_made_for_the_machine_as_it_is_now(tmp_path, clock):
     shop = Shop(tmp_path / "signing", clock, signing_key=(SEED,))
     key = shop.sale()
