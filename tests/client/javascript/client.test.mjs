@@ -430,6 +430,26 @@ test('several processes on one folder: each state is whole, and no key is lost',
   assert.deepEqual((await fs.readdir(stateDir)).sort(), ['license.backup.json', 'license.json'])
 })
 
+for (const code of ['VALID', 'SUSPENDED']) {
+  test(`what another window gave back or entered meanwhile stays so: ${code}`, async () => {
+    for (const entered of [null, OTHER_KEY]) {
+      const { client, stateDir, system } = await activated()
+      const window = (await clientOf(server, { stateDir, system })).client
+      server.code = code
+      server.instead = [
+        async (_, response, signed) => {
+          server.code = 'VALID'
+          await (entered ? window.activate(entered) : window.deactivate())
+          answer(response, signed)
+        },
+      ]
+      assert.equal((await client.validate()).code, code)
+      const state = JSON.parse(await fs.readFile(path.join(stateDir, 'license.json')))
+      assert.deepEqual([state.license_key, state.denied], [entered, null])
+    }
+  })
+}
+
 test('verbs that are called at once go one after another', async () => {
   const { client } = await clientOf(server)
   const results = await Promise.all([client.activate(KEY), client.validate(), client.deactivate(), client.status()])
