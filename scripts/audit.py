@@ -182,7 +182,9 @@ def suspicious(since: str | None, form: str | None) -> None:
 @click.option("--since", metavar="DAY", help="Placed on this day or later (or a moment, RFC 3339).")
 @click.option("--until", metavar="DAY", help="Placed on this day or earlier.")
 @output_options
-def orders(since: str | None, until: str | None, form: str | None, state: str | None, **wanted: str | None) -> None:
+def orders(
+    source: str | None, state: str | None, email: str | None, since: str | None, until: str | None, form: str | None
+) -> None:
     """The store front's orders and how they stand, oldest first."""
     from server.wiring import open_store
 
@@ -190,7 +192,8 @@ def orders(since: str | None, until: str | None, form: str | None, state: str | 
         state=OrderState(state) if state else None,
         since=read_moment(since, "--since") if since else None,
         until=read_moment(until, "--until", ends=True) if until else None,
-        **wanted,
+        source=source,
+        email=email,
     )
     with progress("reading the orders"):
         rows = PurchaseAuditLog(open_store(settings())).get_orders(filters, datetime.now(UTC))
