@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -77,6 +78,7 @@ def _signed_in(shop: Shop) -> FlaskClient:
         rate_limit="off",
     )
     client = make_app(build(settings)).test_client()
+    logging.getLogger("server").setLevel(logging.WARNING)  # here it would stand among the figures
     client.post("/admin/sign-in", data={"password": PASSWORD})
     return client
 

@@ -29,7 +29,8 @@ class LicenseSearch:
         named = {key: license for key, license in self._named(wanted.text) if self._fits(wanted, key, license)}
         by_text = self._store.find_licenses(wanted, now, after, limit)
         more = {key: license for key, license in by_text.licenses if key not in named}
-        total = by_text.total + sum(not wanted.takes(key, license, now) for key, license in named.items())
+        beside = sum(not wanted.takes(key, license, now) for key, license in named.items())
+        total = None if by_text.total is None else by_text.total + beside
         return Found(licenses=list(((named if not after else {}) | more).items()), total=total)
 
     def every(self, wanted: Wanted) -> Iterator[tuple[str, License]]:

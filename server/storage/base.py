@@ -54,10 +54,11 @@ class StoreState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of what was looked for, and how many there are, on this page and elsewhere."""
+    """A page of what was looked for, and how many there are, on this page and elsewhere; None where that are so many
+    that a store may leave them uncounted."""
 
     licenses: Sequence[tuple[str, License]]
-    total: int
+    total: int | None
 
 
 class Letter(msgspec.Struct, kw_only=True, omit_defaults=True):

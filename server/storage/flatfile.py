@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +37,7 @@ from server.storage.log import RESTORE, START, ChainedLog, Mark, Rewound
 from server.storage.orders import FileOrderBook
 from server.storage.shelf import FileShelf
 from server.storage.usage import Count, UsageFile
-from server.storage.view import Books, EmptyView, View, ViewDamaged, write_view
+from server.storage.view import NEWEST, Books, EmptyView, View, ViewDamaged, write_view
 
 log = logging.getLogger(__name__)
 
@@ -465,13 +466,20 @@ class FlatFileStore(Store):
     def find_licenses(self, wanted: Wanted, now: datetime, after: str = "", limit: int = 50) -> Found:
         with self._memory:
             self.catch_up()
-            view, changed = self._view, dict(self._changed)
-        places = [(one.created_date, key) for key, one in view.search(wanted, now) if key not in changed]
-        places += [(one.created_date, key) for key, one in wanted.among(changed, now)]
-        begin = self.find_by_id(after) if after else None
-        behind = [place for place in places if begin is None or place < (begin[1].created_date, begin[0])]
-        page = [(key, self.find_license(key)) for _, key in heapq.nlargest(limit, behind)]
-        return Found(licenses=[(key, license) for key, license in page if license], total=len(places))
+            view, changed, count = self._view, dict(self._changed), self._count
+        last = self.find_by_id(after) if after else None
+        end = (last[1].created_date, last[0]) if last else NEWEST
+        ours = [(one.created_date, key) for key, one in wanted.among(changed, now)]
+        if view.has_many(wanted, now):
+            written = (place for place in view.newest(wanted, now, end) if place[1] not in changed)
+            merged = heapq.merge(written, sorted(ours, reverse=True), reverse=True)
+            page = list(islice((place for place in merged if place < end), limit))
+            total = count if wanted == Wanted() else None
+        else:
+            places = [(one.created_date, key) for key, one in view.search(wanted, now) if key not in changed] + ours
+            page, total = heapq.nlargest(limit, (place for place in places if place < end)), len(places)
+        found = [(key, self.find_license(key)) for _, key in page]
+        return Found(licenses=[(key, license) for key, license in found if license], total=total)
 
     def device_lines(self, key: str, look: bool = True) -> list[DeviceLine]:
         with self._memory:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,7 +29,7 @@ class Office:
     def __init__(self, folder: Path, browser: Browser, stack: ExitStack) -> None:
         self.browser = browser
         self.complaints: list[str] = []
-        self.server = Server(folder, workers=2, ADMIN_PASSWORD_HASH=HASH)
+        self.server = Server(folder, workers=2, ADMIN_PASSWORD_HASH=HASH, TRUSTED_PROXIES="1")
         self.url = self.server.env["APP_URL"] = f"http://127.0.0.1:{self.server.port}"
         stack.callback(self.server.stop)
         self.server.start()
@@ -151,6 +152,17 @@ def a_day(office: Office, page: Page) -> None:
     expect(page.get_by_label("Password", exact=True)).to_be_visible()
     page.goto(f"/admin/licenses/{license_id(key)}")
     expect(page.get_by_label("Password", exact=True)).to_be_visible()
+
+
+def test_both_workers_count_guesses_together(office):
+    """From an address of its own, so that the owner's browser here is not slowed."""
+    told = {"Content_Type": "application/x-www-form-urlencoded", "X_Forwarded_For": "203.0.113.9"}
+    began = time.monotonic()
+    answers = [office.server.call("POST", "/admin/sign-in", b"password=guess", **told).status for _ in range(30)]
+    more = int(time.monotonic() - began) // 60 + 1  # one a minute comes back
+    assert answers[:5] == [401] * 5
+    assert 5 <= answers.count(401) <= 5 + more
+    assert answers.count(429) == 30 - answers.count(401)
 
 
 def test_the_keyboard_is_enough(office):
