@@ -3,20 +3,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import click
 import msgspec
 
+from scripts.asking import ask_service
 from scripts.printing import (
     FINDINGS,
     Commands,
@@ -27,13 +24,10 @@ from scripts.printing import (
     show,
     show_json,
 )
-from server.errors import KeyledgerError, SettingsError
 from server.services.outbox import STATES
-from server.settings import load_settings
 from server.wiring import Services, open_services
 
 COLUMNS = "id kind to state attempts first_at at next_at error".split()
-PATIENCE = 120.0  # seconds: the service answers when it is done
 
 
 @click.group(cls=Commands, help=__doc__)
@@ -52,7 +46,9 @@ def send(url: str | None, as_json: bool) -> None:
     """Send what is owed and due. Exit code 1 where a letter failed."""
     with progress("sending") as tick:
         report = (
-            ask_service(url) if url else msgspec.to_builtins(services().outbox.send_due(progress=tick, by_hand=True))
+            ask_service(url, "/outbox/send")
+            if url
+            else msgspec.to_builtins(services().outbox.send_due(progress=tick, by_hand=True))
         )
     tell(report, as_json)
 
@@ -69,32 +65,6 @@ def tell(report: dict[str, Any], as_json: bool) -> None:
     for trouble in filter(None, (report["trouble"], report.get("refusal"))):
         complain(trouble)
     sys.exit(FINDINGS if report["failed"] or report["dead"] or report["trouble"] else 0)
-
-
-# ---------------------------------------------------------------------------------------------------- over HTTP
-class _NoRedirects(HTTPRedirectHandler):
-    """The key is for the address that the owner gave, and for no other."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-def ask_service(url: str) -> dict[str, Any]:
-    """For a scheduled task that may run on another machine than the service. Raises KeyledgerError."""
-    settings, parts = load_settings(), urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SettingsError(f"--url is {url!r}: a web address such as https://licenses.example.com is needed")
-    if settings.admin_api_key is None:
-        raise SettingsError("ADMIN_API_KEY is missing: the service lets nobody send without it")
-    headers = {"Authorization": f"Bearer {settings.admin_api_key}"}
-    request = Request(f"{url.rstrip('/')}/api/v1/outbox/send", b"", headers, method="POST")  # noqa: S310 (checked)
-    try:
-        with build_opener(_NoRedirects).open(request, timeout=PATIENCE) as answer:
-            return dict(json.load(answer))
-    except HTTPError as error:
-        raise KeyledgerError(f"{url} answers {error.code} {error.reason}") from None
-    except (URLError, OSError, ValueError) as error:
-        raise KeyledgerError(f"{url} cannot be asked: {getattr(error, 'reason', error)}") from None
 
 
 # ---------------------------------------------------------------------------------------------------- the letters

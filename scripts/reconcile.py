@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import cache
@@ -22,22 +22,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import click
 import msgspec
 
+from scripts.asking import ask_service
 from scripts.printing import FINDINGS, Command, complain, output_options, plain, progress, show, show_json
-from server.domain.purchase import CHARGES, PurchaseEvent
+from server.domain.purchase import PurchaseEvent
 from server.errors import BadRequest, SettingsError, Unprocessable
 from server.platforms import PLATFORMS
 from server.services.audit import read_moment
 from server.services.order_record import record_of as orders_of
-from server.services.reconcile import NOTES, Drift, Kind, Reconciliation
+from server.services.reconcile import Drift, Kind, Reconciliation
+from server.services.reconcile_report import Told, counted, findings, repaired, row_of, unmapped, verdict
+from server.services.reconcile_steps import EARLIER
 from server.services.statement import Statement
 from server.services.statement_file import read_statement_file
 from server.wiring import Services, open_services
 
 COLUMNS = "finding sale_id email told repair".split()  # as many as a screen has room for
 CSV_COLUMNS = "finding field sale_id email platform ledger license_keys repair".split()
-BY_APPLY, DONE, BY_HAND = "by --apply", "repaired", "by hand"
 MOST_HINTS = 20
-EARLIER = {"stripe": timedelta(days=30)}  # an invoice is listed by when it was made, and may be paid weeks later
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -70,14 +71,26 @@ def services() -> Services:
     help="The platform's record in a file, CSV or JSON, instead of its API.",
 )
 @click.option("--apply", "is_applied", is_flag=True, help="Repair what can be repaired.")
+@click.option("--url", help="Ask the service at this address instead of opening the files (needs ADMIN_API_KEY).")
 @output_options
 def reconcile(
-    platform: str, since: str, until: str | None, path: Path | None, is_applied: bool, form: str | None
+    platform: str,
+    since: str,
+    until: str | None,
+    path: Path | None,
+    is_applied: bool,
+    url: str | None,
+    form: str | None,
 ) -> None:
     begin = read_moment(since, "--since")
     end = read_moment(until, "--until", ends=True) if until else None
     if end is not None and begin > end:
         raise BadRequest(f"--until: {until} is before --since {since}")
+    if url is not None:
+        if path is not None:
+            raise click.UsageError("--from names a file of this machine, --url asks another one: give one of them")
+        tell_report(ask_in_steps(url, platform, {"since": since, "until": until, "apply": is_applied}), form)
+        return
     with record_of(platform, path, begin) as record:
         drifts, left = run(platform, record, begin, end, is_applied)
     tell(Told(platform, begin, record.events, drifts, left, is_applied), form)
@@ -147,30 +160,42 @@ def read_all(platform: str, statement: Statement, since: datetime) -> Sequence[P
     return events
 
 
+# ---------------------------------------------------------------------------------------------------- over HTTP
+def ask_in_steps(url: str, platform: str, asked: dict[str, Any]) -> dict[str, Any]:
+    """The service works for seconds and is asked again until it is done; what it repaired is added up."""
+    done = 0
+    with progress(f"{platform}, at {url}") as tick:
+        while True:
+            report = ask_service(url, f"/reconcile/{platform}", asked)
+            done += report["repaired"]
+            if report["state"] == "done":
+                return report | {"repaired": done}
+            tick(report["pages"], 0)
+            time.sleep(report["wait"])
+
+
+def tell_report(report: dict[str, Any], form: str | None) -> None:
+    if form == "json":
+        show_json(report)
+    elif form == "csv":
+        show(report["findings"], CSV_COLUMNS, form)
+    else:
+        show([in_short(row) for row in report["findings"]], COLUMNS, form) if report["findings"] else None
+        notes = [
+            f"note: nobody mapped {one['product']} ({counted(one['sales'], 'sale')})" for one in report["unmapped"]
+        ]
+        for line in [*notes, report["verdict"]]:
+            click.echo(plain(line))
+    if report["unchecked"]:
+        complain(f"{report['unchecked']} had to be asked about one by one, and were not: run it again")
+    sys.exit(FINDINGS if report["left"] else 0)
+
+
 # ---------------------------------------------------------------------------------------------------- telling it
-class Told(msgspec.Struct, frozen=True):
-    """All that an owner is told of a run."""
-
-    platform: str
-    since: datetime
-    record: Sequence[PurchaseEvent]
-    drifts: Sequence[Drift]
-    left: Sequence[Drift]
-    is_applied: bool
-
-    def is_repaired(self) -> Callable[[Drift], bool]:
-        names = {drift.name for drift in self.left}
-        return lambda drift: self.is_applied and drift.can_be_repaired and drift.name not in names
-
-
-def findings(drifts: Sequence[Drift]) -> list[Drift]:
-    return [drift for drift in drifts if drift.kind not in NOTES]
-
-
 def tell(told: Told, form: str | None) -> None:
     is_repaired = told.is_repaired()
     found = findings(told.drifts)
-    rows = [row_of(drift, told.is_applied, is_repaired(drift)) for drift in found]
+    rows = [dict(row_of(drift, told.is_applied, is_repaired(drift))) for drift in found]
     if form == "json":
         counts = {"compared": len(told.record), "repaired": repaired(told), "left": len(findings(told.left))}
         head = {"platform": told.platform, "since": told.since, "applied": told.is_applied}
@@ -183,20 +208,6 @@ def tell(told: Told, form: str | None) -> None:
         show([in_short(row) for row in rows], COLUMNS, form)
     for line in [*hints(told, findings(told.left)), *notes(told.left), verdict(told)]:
         click.echo(plain(line), err=form == "csv")
-
-
-def row_of(drift: Drift, is_applied: bool, is_repaired: bool) -> dict[str, Any]:
-    can_be_repaired = drift.can_be_repaired and not is_applied
-    return {
-        "finding": drift.kind,
-        "field": drift.field or None,
-        "sale_id": drift.sale_id,
-        "email": drift.email,
-        "platform": drift.theirs or None,
-        "ledger": drift.ours or None,
-        "license_keys": drift.license_keys,
-        "repair": DONE if is_repaired else BY_APPLY if can_be_repaired else BY_HAND,
-    }
 
 
 def in_short(row: dict[str, Any]) -> dict[str, Any]:
@@ -230,40 +241,6 @@ def notes(drifts: Sequence[Drift]) -> Iterator[str]:
             f"note: nobody mapped {note['product']} ({counted(note['sales'], 'sale')}): if it is yours, map it in "
             "products.json, then --apply"
         )
-
-
-def unmapped(drifts: Sequence[Drift]) -> list[dict[str, Any]]:
-    """One note for each product: an account may hold other business, too."""
-    products = Counter(
-        drift.event.source_product_id or drift.event.product_name or "what has no product id"
-        for drift in drifts
-        if drift.kind is Kind.UNMAPPED and drift.event is not None
-    )
-    return [{"product": product, "sales": count} for product, count in products.most_common()]
-
-
-def repaired(told: Told) -> int:
-    return sum(map(told.is_repaired(), findings(told.drifts)))
-
-
-def verdict(told: Told) -> str:
-    charges = sum(event.event in CHARGES for event in told.record)
-    events = f"{counted(charges, 'charge')} and {counted(len(told.record) - charges, 'other event')}"
-    compared = f"{told.platform} since {told.since:%Y-%m-%d}: {events} compared"
-    found, left = findings(told.drifts), findings(told.left)
-    if not found:
-        return f"{compared}; the ledger agrees"
-    kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(str(drift.kind) for drift in found).most_common())
-    if told.is_applied:
-        rest = f"{len(left)} left for you" if left else "the ledger agrees now"
-        letters = ". Letters go out with the service's next request" if repaired(told) else ""
-        return f"{compared}; {kinds}. {repaired(told)} repaired; {rest}{letters}"
-    repairable = sum(drift.can_be_repaired for drift in found)
-    return f"{compared}; {kinds}. Nothing was changed: --apply repairs {repairable or 'none of it'}"
-
-
-def counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 if __name__ == "__main__":

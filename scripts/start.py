@@ -1,5 +1,6 @@
 """What `./scripts/server` does once .venv is there: on the first run .env and the data folder; then it says where the
-webhooks are, and gunicorn takes this process's place (so that a signal to the script reaches gunicorn)."""
+webhooks are, and gunicorn takes this process's place (so that a signal to the script reaches gunicorn). A container,
+and systemd, start with this. `--env` prints a .env with fresh secrets, for where none can be written."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from urllib.parse import quote, urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from server.errors import StartRefused
+from server.errors import SettingsError, StartRefused
 from server.platforms import PLATFORMS
 from server.settings import ROOT, Settings, load_settings
 
@@ -43,9 +44,9 @@ FRESH: dict[str, Callable[[], str]] = {
 
 def main() -> None:
     os.umask(0o077)  # gunicorn inherits it: nothing that the server writes is for the machine's other users
-    new_env = not ENV.exists()
+    new_env = not (ENV.exists() or are_given(os.environ))
     if new_env:
-        put(ENV, env_text(os.environ))
+        write_env()
     settings = load_settings()
     prepare(settings.data_dir)
     if new_env:
@@ -54,6 +55,21 @@ def main() -> None:
     address = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
     print(welcome(settings, f"http://{address}"), flush=True)
     become_gunicorn(address, settings.web_concurrency)
+
+
+def are_given(environment: Mapping[str, str]) -> bool:
+    """Whether what has to be set comes from elsewhere than `.env`, as in a container."""
+    return all(environment.get(name) or environment.get(f"{name}_FILE") for name in ("SECRET_KEY", "LICENSE_SECRET"))
+
+
+def write_env() -> None:
+    try:
+        put(ENV, env_text(os.environ))
+    except OSError as error:
+        raise SettingsError(
+            f"{ENV} is missing and cannot be written here ({error.strerror}): set SECRET_KEY and LICENSE_SECRET in the "
+            "environment. `scripts/start.py --env` prints a new .env with fresh secrets"
+        ) from None
 
 
 def env_text(environment: Mapping[str, str]) -> str:
@@ -152,11 +168,15 @@ def first_request(here: str) -> str:
 def become_gunicorn(address: str, workers: int) -> None:
     os.environ["WEB_CONCURRENCY"] = str(workers)  # gunicorn reads it even so, and an empty one is its undoing
     options = ["-c", "deployment/gunicorn.conf.py", "-b", address, "-w", str(workers), "wsgi:app"]
-    os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *options])
+    # Not by `-m gunicorn`: a new master (USR2) would then look for Python's own `http` in gunicorn's folder
+    os.execv(sys.executable, [sys.executable, str(Path(sys.executable).parent / "gunicorn"), *options])
 
 
 if __name__ == "__main__":
     try:
-        main()
+        if sys.argv[1:] == ["--env"]:
+            print(env_text({}), end="")
+        else:
+            main()
     except (OSError, StartRefused) as error:
         raise SystemExit(f"keyledger: {error}") from None

@@ -87,6 +87,10 @@ class Settings:
     from_email: str | None = None
     refund_window_days: int = 90
     device_releases: int = 5
+    seats_letter: str = "on"
+    seller_name: str | None = None
+    seller_address: tuple[str, ...] = ()
+    seller_tax_id: str | None = None
 
     def __repr__(self) -> str:
         return "Settings(…)"  # secrets stay out of logs and tracebacks
@@ -155,6 +159,12 @@ def _list(name: str, text: str) -> tuple[str, ...]:
     if not all(parts):
         raise SettingsError(f"{name} has an empty part between its commas")
     return parts
+
+
+def _lines(name: str, text: str) -> tuple[str, ...]:
+    """An address in lines, parted by line breaks or by \\n."""
+    parts = (part.strip() for part in text.replace("\\n", "\n").splitlines())
+    return tuple(_plain(name, part) for part in parts if part)
 
 
 def _whole(low: int, high: int) -> Callable[[str, str], int]:
@@ -333,4 +343,8 @@ _READERS: dict[str, Callable[[str, str], object]] = {
     "from_email": _address,
     "refund_window_days": _whole(1, 3650),
     "device_releases": _whole(0, 1000),
+    "seats_letter": _one_of("on", "off"),
+    "seller_name": _plain,
+    "seller_address": _lines,
+    "seller_tax_id": _plain,
 }

@@ -27,7 +27,9 @@ from server.services.mailer import ConsoleMailer, Mailer, SmtpMailer
 from server.services.order_refunds import OrderRefunds
 from server.services.outbox import Outbox
 from server.services.packages import Packages
+from server.services.payments import Payments
 from server.services.receipt import Receipts
+from server.services.reconcile_steps import ReconcileSteps
 from server.services.seats import Seats
 from server.services.settlement import Settlement
 from server.services.signing import Signing
@@ -35,6 +37,7 @@ from server.settings import Settings, load_settings
 from server.storage.base import Store
 from server.storage.flatfile import FlatFileStore
 from server.storage.limits import LimitTable
+from server.storage.tallies import Tallies
 
 Clock = Callable[[], datetime]
 
@@ -49,6 +52,7 @@ class Services:
     fulfilment: Fulfilment
     inquiries: Inquiries
     settlement: Settlement
+    reconcile: ReconcileSteps
     packages: Packages
     desk: Desk
     refunds: OrderRefunds
@@ -58,11 +62,14 @@ class Services:
     files: LicenseFiles
     outbox: Outbox
     customers: Customers
+    payments: Payments
     audit: PurchaseAuditLog
     limits: RateLimits | None
+    tallies: Tallies
 
     def close(self) -> None:
         """Write at once what is still due; what a killed process leaves undone is redone from the ledger."""
+        self.tallies.leave(force=True)
         if self.store.tidy() is not None:
             self.store.tidy(force=True)
 
@@ -101,6 +108,7 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
         fulfilment=fulfilment,
         inquiries=inquiries,
         settlement=settlement,
+        reconcile=ReconcileSteps(store, platforms, fulfilment, inquiries, settlement, settings.data_dir, clock),
         packages=packages,
         desk=Desk(store, packages, platforms, settings, clock, threads_run()),
         refunds=OrderRefunds(store, platforms, inquiries, settlement, settings.refund_window_days, clock),
@@ -110,8 +118,10 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
         files=LicenseFiles(signing, catalogue),
         outbox=outbox,
         customers=Customers(store, catalogue, outbox, settings, clock),
+        payments=Payments(store, catalogue),
         audit=PurchaseAuditLog(store),
         limits=_limits(settings, licenses.seats),
+        tallies=Tallies(settings.data_dir / "metrics" if settings.admin_api_key else None),
     )
 
 
@@ -126,13 +136,17 @@ def caretakers(services: Services) -> tuple[Caretaker, Caretaker]:
     """Two, so that a mail server that hangs never holds up the view."""
     threads = threads_run()
 
+    def tidy() -> float | None:
+        dues = (services.tallies.leave(), services.store.tidy())
+        return min((due for due in dues if due is not None), default=None)
+
     def mail() -> float | None:
         with suppress(StorageUnavailable):
             for notice in services.store.state().notices:
                 services.outbox.alert(DAMAGED, notice)
         return services.outbox.send_due(limit=None if threads else 1).next_due
 
-    return Caretaker("tidy", services.store.tidy, threads), Caretaker("mail", mail, threads)
+    return Caretaker("tidy", tidy, threads), Caretaker("mail", mail, threads)
 
 
 def _limits(settings: Settings, seats: Seats) -> RateLimits | None:

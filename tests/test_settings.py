@@ -73,6 +73,20 @@ def test_no_other_pem_is_a_signing_key(text):
         load_settings(GOOD | {"SIGNING_KEY": text()})
 
 
+def test_who_the_seller_is():
+    settings = load_settings(GOOD)
+    assert (settings.seller_name, settings.seller_address, settings.seller_tax_id) == (None, (), None)
+    told = {"SELLER_NAME": "Ann Software GmbH", "SELLER_TAX_ID": "DE123456789", "SEATS_LETTER": "Off"}
+    for address in (
+        "Main Street 1\n10115 Berlin",
+        "Main Street 1\\n10115 Berlin\\n",
+        " Main Street 1 \r\n10115 Berlin",
+    ):
+        settings = load_settings(GOOD | told | {"SELLER_ADDRESS": address})
+        assert settings.seller_address == ("Main Street 1", "10115 Berlin")
+    assert (settings.seller_name, settings.seller_tax_id, settings.seats_letter) == (*list(told.values())[:2], "off")
+
+
 def test_jvzoo_is_off_and_careful_by_default_and_read_as_it_is_written():
     settings = load_settings(GOOD)
     assert (settings.jvzoo_secret_key, settings.jvzoo_webhook_secret) == (None, None)
@@ -105,6 +119,9 @@ def test_jvzoo_is_off_and_careful_by_default_and_read_as_it_is_written():
         ("RATE_LIMIT", "a lot"),
         ("RATE_LIMIT", "0/minute"),
         ("EMAIL_BACKEND", "pigeon"),
+        ("SEATS_LETTER", "weekly"),
+        ("SELLER_NAME", "Ann\x1b[31m"),
+        ("SELLER_ADDRESS", "Main Street\x00"),
         ("SMTP_STARTTLS", "maybe"),
         ("OWNER_EMAIL", "not an address"),
         ("FROM_EMAIL", "a@b\nBcc: c@d"),

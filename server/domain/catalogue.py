@@ -10,6 +10,7 @@ import msgspec
 from server.domain import money
 from server.errors import BadRequest
 
+_WEB_ADDRESS = re.compile(r"https://[^\s\"'<>\\\x00-\x1f\x7f]{1,492}")
 _PREFIX = re.compile(r"[A-Za-z0-9-]{0,16}")
 
 
@@ -21,7 +22,8 @@ class Tier(msgspec.Struct, frozen=True):
 class Product(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of `products.json`; a bundle has no license of its own, each of its children gets one.
 
-    `duration_days` None is for life; `device_moves` is how many new devices a seat may take in 90 days.
+    `duration_days` None is for life; `device_moves` is how many new devices a seat may take in 90 days. `buy_url` is
+    where a customer buys or renews it, if not in the shop here.
     """
 
     id: str = ""
@@ -40,6 +42,7 @@ class Product(msgspec.Struct, frozen=True, kw_only=True):
     featured: bool = False
     includes: tuple[str, ...] = ()
     published: bool = False
+    buy_url: str = ""
     category: str = ""
     description: str = ""
     platform_ids: dict[str, tuple[str | int, ...]] = {}
@@ -194,6 +197,8 @@ def _check_product(name: str, product: Product, tiers: dict[str, Tier]) -> None:
         raise BadRequest(f"{place}.tier: there is no tier {product.tier!r}")
     if not _PREFIX.fullmatch(product.key_prefix):
         raise BadRequest(f"{place}.key_prefix: at most 16 letters, digits and hyphens")
+    if product.buy_url and not _WEB_ADDRESS.fullmatch(product.buy_url):
+        raise BadRequest(f"{place}.buy_url: an address that begins with https:// is needed, of at most 500 characters")
     bounds = {
         "duration_days": (product.duration_days, 1, 36_500),
         "grace_days": (product.grace_days, 0, 3_650),

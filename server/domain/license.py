@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -177,23 +178,41 @@ def devices_after(lines: list[DeviceLine]) -> list[Device]:
     return [one.device for one in bound_after(lines).values()]
 
 
-def recent_devices(lines: list[DeviceLine], now: datetime) -> list[list[str]]:
-    """The devices that were bound in the window before `now`, each by its ids; a reset by the owner starts anew.
+def recent_devices(lines: list[DeviceLine], now: datetime) -> dict[str, datetime]:
+    """The devices that were bound in the window before `now`, and when each was last; a reset by the owner starts the
+    count anew, and a device that the customer released counts no more: releases have a limit of their own, and whoever
+    may release a broken one must be able to bind its successor.
 
     A device that comes and goes is one: an app may free its seat whenever it ends. What was bound while this machine's
     clock was ahead counts only where it was not far ahead: it must not lock anybody out until that time has come.
     """
-    devices: list[list[str]] = []
+    devices: dict[str, datetime] = {}
+    faces: dict[str, str] = {}  # the ids by which a machine came, and the first of them
     for line in lines:
         if line.event is DeviceEvent.RESET:
             devices.clear()
+        elif line.by_customer and line.hardware_id:
+            devices.pop(_first_face(faces, line.hardware_id), None)
         elif line.event is DeviceEvent.ACTIVATION and line.hardware_id and abs(now - line.timestamp) < MOVES_WINDOW:
-            known = [ids for ids in devices if any(same_machine(one, line.hardware_id) for one in ids)]
-            if not known:
-                devices.append([line.hardware_id])
-            elif line.hardware_id not in known[0]:
-                known[0].append(line.hardware_id)
+            name = _first_face(faces, line.hardware_id)
+            faces[line.hardware_id] = name
+            devices[name] = line.timestamp
     return devices
+
+
+def _first_face(faces: dict[str, str], hardware_id: str) -> str:
+    return next((first for face, first in faces.items() if same_machine(face, hardware_id)), hardware_id)
+
+
+def moves_of(license: License, product: Product | None) -> int:
+    """How many new devices this license may take in the window."""
+    return (product or Product(name="")).device_moves * license.max_devices
+
+
+def next_place(taken: Iterable[datetime], most: int) -> datetime | None:
+    """When one more of what the window holds at `most` is possible; None where it is already, or never."""
+    moments = sorted(taken)
+    return moments[len(moments) - most] + MOVES_WINDOW if 0 < most <= len(moments) else None
 
 
 def recent_releases(lines: list[DeviceLine], now: datetime) -> list[datetime]:

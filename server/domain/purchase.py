@@ -190,7 +190,7 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     `overrides` lists the event_ids that an owner's decision sets aside for the licenses it names. `revision` counts
     the lines that complete or correct one event; the highest one counts. `part_of` is the event_id of the line that
     told this charge before: its money counts there. `unmapped_items` are items that nobody mapped, beside mapped ones;
-    each has a line of its own, which waits.
+    each has a line of its own, which waits. `request_id` is that of the request that wrote the line, for the logs.
     """
 
     seq: int
@@ -250,6 +250,7 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     is_item: bool = False
     order_id: str | None = None
     unmapped_items: tuple[Item, ...] = ()
+    request_id: str | None = None
 
     def names(self) -> list[str]:
         """All that links this entry to others: its purchase's names and, once they are known, its license keys."""

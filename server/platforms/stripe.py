@@ -37,6 +37,7 @@ from server.platforms.document import Document
 from server.platforms.stripe_api import StripeApi
 from server.platforms.stripe_checkout import StripeCheckout
 from server.settings import Settings
+from server.storage.base import Shelf
 
 LONGEST_NAME = 1024
 TOLERANCE = 300  # seconds of age, as Stripe's own libraries have it
@@ -159,6 +160,9 @@ class StripeStoreFront(Stripe, Checkout, Refunds):
         super().__init__(secrets, api)
         self._checkout = checkout
         self.is_test = checkout.is_test
+
+    def use_shelf(self, shelf: Shelf, clock: Callable[[], datetime]) -> None:
+        self._checkout.clock = clock
 
     def begin(self, order: Order, way: Way) -> Begun:
         return self._checkout.begin(order, way)

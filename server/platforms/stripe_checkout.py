@@ -7,9 +7,9 @@ idempotency key. So what is sent must be the same each time, and hangs on nothin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,7 @@ NEVER_PAID = frozenset({"requires_payment_method", "canceled"})  # of a payment 
 class StripeCheckout:
     def __init__(self, key: str, base: str, methods: tuple[str, ...] = ()) -> None:
         self._key, self._base, self._methods = key, base, methods
+        self.clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     @property
     def is_test(self) -> bool:
@@ -129,20 +130,32 @@ class StripeCheckout:
             return [event, *self._went_back(payment)]
 
     def _went_back(self, payment: Document) -> Iterator[PurchaseEvent]:
-        """Each refund as its webhook told it, or would have."""
+        """Each refund as its webhook told it, or would have; where one failed, how it stands after that."""
         charge, before = _part(payment, "latest_charge"), 0
         if not charge.flag("paid"):
             return
-        whole = charge.number("amount_captured") or charge.number("amount") or 0
-        for refund in reversed(list(self._refunds_of(payment.required("id")))):  # told newest first
-            at = refund.moment("created")
-            if refund.text("status") in ("failed", "canceled"):
-                yield _known(reversals.refund_event(refund, at), charge)
-                continue
+        refunds = list(reversed(list(self._refunds_of(payment.required("id")))))  # told newest first
+        failed = [refund for refund in refunds if refund.text("status") in ("failed", "canceled")]
+        if failed:
+            yield from self._after_failures(charge, refunds, failed)
+            return
+        for refund in refunds:
             back = before + (refund.number("amount") or 0)
-            then = Document(charge.values | {"amount_refunded": back, "refunded": back >= whole})
-            yield _known(reversals.refunded_charge_event(then, at, before), charge)
+            yield _known(reversals.refunded_charge_event(_with(charge, back), refund.moment("created"), before), charge)
             before = back
+
+    def _after_failures(
+        self, charge: Document, refunds: list[Document], failed: list[Document]
+    ) -> Iterator[PurchaseEvent]:
+        """Stripe does not say when a refund failed, only that it did by now: so it is after every sum that was told
+        before, and the sum that stands is a second later."""
+        now = self.clock()
+        for refund in failed:
+            yield _known(reversals.refund_event(refund, now), charge)
+        if back := sum(refund.number("amount") or 0 for refund in refunds if refund not in failed):
+            stands = reversals.refunded_charge_event(_with(charge, back), now + timedelta(seconds=1))
+            name = f"{charge.required('id')}:stands:{back}:{len(failed)}:{len(refunds)}"  # the same however often told
+            yield _known(msgspec.structs.replace(stands, event_id=name), charge)
 
     def _refunds_of(self, payment_id: str) -> Iterator[Document]:
         wanted: Any = {"payment_intent": payment_id, "limit": 100}
@@ -195,6 +208,12 @@ def _answered() -> Iterator[None]:
 def _part(obj: Document, name: str) -> Document:
     """An expanded object; an empty one where only its id stands there, or nothing."""
     return obj.part(name) if isinstance(obj.values.get(name), dict) else Document({})
+
+
+def _with(charge: Document, back: int) -> Document:
+    """The charge as it was when so much of it had gone back."""
+    whole = charge.number("amount_captured") or charge.number("amount") or 0
+    return Document(charge.values | {"amount_refunded": back, "refunded": back >= whole})
 
 
 def _payment_in(names: Sequence[str]) -> str | None:

@@ -18,6 +18,9 @@ from server.domain.license import (
     DeviceLine,
     License,
     devices_after,
+    moves_of,
+    next_place,
+    recent_devices,
     recent_releases,
     standing,
 )
@@ -29,11 +32,13 @@ from server.services.catalogue_file import CatalogueFile
 from server.services.outbox import Outbox
 from server.services.sign_in import Links, Sessions
 from server.settings import Settings
-from server.storage.base import Store
+from server.storage.base import Store, Transaction
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
-    """A license of the account. `releases_left` is how many devices may still be released just now."""
+    """A license of the account. `releases_left` is how many devices may still be released just now, `next_release` when
+    the next one may be where that is none; `moves_left` and `next_move` are the same of new devices. `gone` are those
+    that have no seat any more and still count as moves, the one that was bound first at the front."""
 
     key: str
     license: License
@@ -41,6 +46,15 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     features: Sequence[str]
     devices: Sequence[Device]
     releases_left: int
+    next_release: datetime | None
+    moves_left: int
+    next_move: datetime | None
+    gone: Sequence[str]
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more device may be bound now, as far as seats and moves go."""
+        return len(self.devices) < self.license.max_devices and self.moves_left > 0
 
 
 class Ordered(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,10 +88,14 @@ class Customers:
         self.links = Links(store.shelf, settings, clock)
         self.sessions = Sessions(store.shelf, settings, clock)
 
-    def ask_for_link(self, email: str) -> None:
+    def ask_for_link(self, email: str, why: str = "") -> None:
         """The letter is written down for every address alike; only who sends it looks whether there is such an account,
-        so that neither the answer nor its time can tell."""
-        self._outbox.sign_in(account_of(email))
+        so that neither the answer nor its time can tell. `why` is KEYS or the public id of a license."""
+        self._outbox.sign_in(account_of(email), why)
+
+    def resend(self, email: str, name: str) -> None:
+        """Mail the key once more. Raises NotFound, and Conflict where the license is not active."""
+        self._outbox.resend(self.license(email, name).key)
 
     # ------------------------------------------------------------------------------------------------ licenses
     def licenses(self, email: str) -> list[Held]:
@@ -92,16 +110,31 @@ class Customers:
         return sorted(kept, key=lambda pair: (pair[1].created_date, pair[0]), reverse=True)
 
     def _held(self, key: str, license: License) -> Held:
-        catalogue, lines = self._catalogue.current(), self._store.device_lines(key)
-        product = catalogue.find(license.product_id)
+        catalogue, lines, now = self._catalogue.current(), self._store.device_lines(key), self._clock()
+        product, releases = catalogue.find(license.product_id), recent_releases(lines, now)
+        devices, moved = devices_after(lines), recent_devices(lines, now)
+        most, moves = self._most_releases(license), moves_of(license, product)
+        bound = {device.hardware_id for device in devices}
         return Held(
             key=key,
             license=license,
             product=product,
             features=catalogue.features(product, license.tier, license.features),
-            devices=devices_after(lines),
-            releases_left=max(0, self._releases - len(recent_releases(lines, self._clock()))),
+            devices=devices,
+            releases_left=max(0, most - len(releases)),
+            next_release=next_place(releases, most),
+            moves_left=max(0, moves - len(moved)),
+            next_move=next_place(moved.values(), moves),
+            gone=[name for name in sorted(moved, key=moved.__getitem__) if name not in bound],
         )
+
+    def license(self, email: str, name: str) -> Held:
+        """By its public id. Raises NotFound, also for another one's."""
+        return self._held(*self._get_own(email, name))
+
+    def _most_releases(self, license: License) -> int:
+        """Each seat has as many: an office that gets new computers gets them all at once."""
+        return self._releases * license.max_devices
 
     def release(self, email: str, name: str, number: int, hardware_id: str | None = None) -> Held:
         """Free a seat of a license by its number, counted from 1; a free seat stays free. Where `hardware_id` is told,
@@ -117,27 +150,28 @@ class Customers:
             lines = self._store.device_lines(key)
             bound = devices_after(lines)[number - 1 : number]
             if bound and hardware_id in (None, bound[0].hardware_id):
-                self._check_releases(lines)
-                books.append_devices([self._released(key, bound[0])])
+                self._release(books, self._held(key, license), bound[0].hardware_id)
             return self._held(key, self._get_own(email, name)[1])
 
-    def _released(self, key: str, device: Device) -> DeviceLine:
-        return DeviceLine(
-            timestamp=self._clock(),
-            event=DeviceEvent.DEACTIVATION,
-            license_key=key,
-            hardware_id=device.hardware_id,
-            by_customer=True,
-        )
+    def make_room(self, email: str, name: str) -> Held:
+        """Let one more device in where too many were bound of late: of those without a seat the oldest counts no more.
+        It is a release like any other. Raises NotFound, and Conflict where too many were made of late."""
+        with self._store.transaction() as books:
+            held = self.license(email, name)
+            if not held.moves_left and held.gone:
+                self._release(books, held, held.gone[0])
+            return self.license(email, name)
 
-    def _check_releases(self, lines: list[DeviceLine]) -> None:
-        recent = recent_releases(lines, self._clock())
-        if len(recent) < self._releases:
-            return
-        told = f"of a license {self._releases} devices can be released in {MOVES_WINDOW.days} days"
-        if self._releases:
-            told += f"; the next one from {recent[-self._releases] + MOVES_WINDOW:%Y-%m-%d} on"
-        raise Conflict(f"{told}: ask the seller if you need it sooner", "RELEASES_USED_UP")
+    def _release(self, books: Transaction, held: Held, hardware_id: str) -> None:
+        if not held.releases_left:
+            told = f"{self._most_releases(held.license)} devices of it can be released in {MOVES_WINDOW.days} days"
+            if held.next_release:
+                told += f"; the next one from {held.next_release:%Y-%m-%d} on"
+            raise Conflict(f"{told}: ask the seller if you need it sooner", "RELEASES_USED_UP")
+        freed = DeviceEvent.DEACTIVATION
+        line = DeviceLine(timestamp=self._clock(), event=freed, license_key=held.key, hardware_id=hardware_id)
+        line.by_customer = True
+        books.append_devices([line])
 
     def _get_own(self, email: str, name: str) -> tuple[str, License]:
         """By its public id. Another one's license is as unknown as one that is not there."""

@@ -26,6 +26,7 @@ from server.domain.purchase import (
     charge_groups,
     charges_of,
 )
+from server.services import trace
 from server.services.catalogue_file import CatalogueFile
 from server.storage.base import Store, Transaction
 
@@ -332,6 +333,7 @@ def _line(
         grants=grants,
         overrides=overrides,
         revision=revision,
+        request_id=trace.request_id.get(),
     )
 
 

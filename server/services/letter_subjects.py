@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from server.domain.license import License, Reason
 from server.domain.order import Order
 from server.domain.purchase import Entry, EventKind, Outcome
-from server.errors import StorageUnavailable
+from server.errors import DamagedFile, StorageUnavailable
 from server.services.accounts import Accounts, is_plainly
 from server.services.letters import (
     DEAD_LETTER,
@@ -19,11 +19,14 @@ from server.services.letters import (
     REFUND,
     REINSTATED,
     RENEWAL,
+    SEATS_TAKEN,
     SIGN_IN,
     UNMAPPED,
 )
 from server.services.sign_in import LINK_FOR
 from server.storage.base import Letter, Store
+
+STALE = timedelta(days=1)  # news of a refused device are old then
 
 
 class LetterSubjects:
@@ -36,6 +39,8 @@ class LetterSubjects:
             return self._undeliverable(letter)
         if letter.kind == SIGN_IN:
             return self._unwanted(letter)
+        if letter.kind == SEATS_TAKEN:
+            return self._unneeded(letter)
         if letter.kind in (REFUND, PAYMENT_FAILED):
             licenses = self.licenses(letter).values()
             return "the license is active again" if licenses and all(x.is_active for x in licenses) else None
@@ -53,6 +58,14 @@ class LetterSubjects:
         if letter.first_at and self._clock() >= letter.first_at + LINK_FOR:
             return "it was asked for too long ago"
         return None if self._accounts.is_known(letter.to) else "there is no account of this address"
+
+    def _unneeded(self, letter: Letter) -> str | None:
+        """Why nobody has to be told any more that a device found no seat."""
+        license = self._license(letter)
+        if license is None or not license.is_active or not _belongs(license, letter):
+            return "the license is not this customer's any more, or not active"
+        is_old = letter.first_at is not None and self._clock() >= letter.first_at + STALE
+        return "it was too long ago" if is_old else None
 
     def _undeliverable(self, letter: Letter) -> str | None:
         """A key that was refunded, replaced or given to somebody else is not sent to its buyer."""
@@ -83,6 +96,13 @@ class LetterSubjects:
         if newest is None or newest.seq == letter.seq:
             return newest
         return next((entry for entry in self._store.history(newest.names()) if entry.seq == letter.seq), newest)
+
+    def request_of(self, letter: Letter) -> str | None:
+        """The id of the request that wrote that line; for logs alone, so it never raises."""
+        with suppress(DamagedFile, OSError, StorageUnavailable):
+            entry = self.entry(letter)
+            return entry.request_id if entry else None
+        return None
 
     def licenses(self, letter: Letter) -> dict[str, License]:
         """The licenses to write about, by key; a delivery leaves out those that are gone for good."""

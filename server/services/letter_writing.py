@@ -25,7 +25,7 @@ from server.domain.catalogue import EMPTY, Catalogue
 from server.domain.license import License
 from server.domain.order import Order, OrderItem
 from server.domain.purchase import Entry, EventKind, Inquiry, Outcome
-from server.services.letters import DELIVERY, INQUIRIES, REFUND, REINSTATED, is_domain, mail_address
+from server.services.letters import DELIVERY, INQUIRIES, REFUND, REINSTATED, SEATS_TAKEN, is_domain, mail_address
 from server.settings import Settings
 from server.storage.base import Letter
 
@@ -53,6 +53,7 @@ def render(letter: Letter, matter: Matter, settings: Settings) -> EmailMessage:
         "reply": settings.owner_email is not None,
         "server": clean(settings.app_url),
         "portal": f"{settings.app_url}/portal",
+        "license_page": f"{settings.app_url}/portal/licenses/{keys.license_id(letter.license_key or '')}",
     }
     words = _words(letter, matter) | own
     sender = settings.from_email or settings.owner_email or "keyledger@localhost"
@@ -134,6 +135,7 @@ def _words(letter: Letter, matter: Matter) -> dict[str, object]:
         "is_lost": bool(entry and entry.event is EventKind.DISPUTE_LOST),
         "note": clean(entry.note if entry else None, 400),
         "text": clean(letter.text, 2000),
+        "device": "" if _LIKE_A_LINK.search(letter.text or "") else clean(letter.text, 60),
         "sale": clean(entry.sale_id if entry else None, 80),
         "dead": [_dead(one) for one in matter.dead if one.kind not in INQUIRIES],
         "questions": [_question(one, matter.asked_about) for one in matter.dead if one.kind in INQUIRIES],
@@ -222,7 +224,7 @@ def _purchase(letter: Letter, matter: Matter, product: str, first: License | Non
     entry = matter.entry
     if letter.kind in _TO_CUSTOMERS and first and matter.order:
         return _order_facts(product, first.created_date, matter.order)
-    if letter.kind == DELIVERY and first:
+    if letter.kind in (DELIVERY, SEATS_TAKEN) and first:
         return _facts(product, first.created_date, first.purchase_source, first.purchase_id)
     if entry is None:
         return []

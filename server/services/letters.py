@@ -13,6 +13,8 @@ from server.storage.base import Letter
 DELIVERY, RENEWAL, REFUND, PAYMENT_FAILED = "delivery", "renewal", "refund", "payment_failed"
 REINSTATED = "reinstated"
 SIGN_IN = "sign_in"  # owed by no line of the ledger: somebody typed the address
+KEYS = "keys"  # why: he has lost his keys
+SEATS_TAKEN = "seats_taken"  # owed by none, either: an app asked for one seat more
 DISPUTE, UNMAPPED, DEAD_LETTER, DAMAGED = "alert_dispute", "alert_unmapped", "alert_dead_letter", "alert_damaged"
 SUSPICIOUS, PLATFORM = "alert_suspicious", "alert_platform"
 ORDER_INQUIRY = "order_inquiry"  # the same of an order that was begun: is it paid?

@@ -47,8 +47,8 @@ _WHAT = {
     Kind.UNKNOWN: "unknown license keys from this address",
     Kind.WEBHOOK: "webhooks without proof from this address",
     Kind.TOKEN: "wrong tokens from this address",
-    Kind.SIGN_IN: "requests for sign-in links from this address",
-    Kind.MAILBOX: "sign-in links for this e-mail address",
+    Kind.SIGN_IN: "requests for letters from this address",
+    Kind.MAILBOX: "letters to this e-mail address",
     Kind.ORDER: "orders from this address",
     Kind.PHONE: "payments asked of this mobile number",
 }

@@ -28,7 +28,7 @@ from server.storage.base import Store
 log = logging.getLogger(__name__)
 
 
-class Standing(StrEnum):
+class RefundStanding(StrEnum):
     """How a refund stands, as the owner is told."""
 
     DONE = "done"
@@ -41,7 +41,7 @@ class Refund(msgspec.Struct, frozen=True, kw_only=True):
 
     refund_id: str
     amount: int
-    standing: Standing
+    standing: RefundStanding
     note: str | None = None
 
 
@@ -98,7 +98,7 @@ class OrderRefunds:
         except PlatformUnreachable as error:
             log.warning("a refund is in doubt", extra={"order": order.number, "why": error.detail})
             note = "it is not known whether the platform did it: it is asked, and nothing is refunded twice"
-            return Refund(refund_id=refund_id, amount=minor, standing=Standing.IN_DOUBT, note=note)
+            return Refund(refund_id=refund_id, amount=minor, standing=RefundStanding.IN_DOUBT, note=note)
         return self._took(file, refund_id, minor, word)
 
     def _found(self, platform: Refunds, file: OrderFile, names: Sequence[str], asked: OrderLine) -> RefundWord:
@@ -119,7 +119,7 @@ class OrderRefunds:
             self._settlement.look_again(file)
         else:
             watch(self._store, file.order.order_id, self._clock(), SOON)
-        standing = Standing.DONE if word.state is RefundState.DONE else Standing.ACCEPTED
+        standing = RefundStanding.DONE if word.state is RefundState.DONE else RefundStanding.ACCEPTED
         return Refund(refund_id=refund_id, amount=minor, standing=standing)
 
     # ------------------------------------------------------------------------------------------------ by the portal
@@ -131,10 +131,10 @@ class OrderRefunds:
             seen = self._store.find_event(f"event\0{order.source}\0{refund_id}")
             if seen is not None:
                 _same_amount(file, _minor(seen), amount, "reference")
-                return Refund(refund_id=reference, amount=_minor(seen), standing=Standing.DONE)
+                return Refund(refund_id=reference, amount=_minor(seen), standing=RefundStanding.DONE)
             minor = self._amount(file, stands, amount)
             self._inquiries.record([self._event(file, refund_id, reference, minor)])
-        return Refund(refund_id=reference, amount=minor, standing=Standing.DONE)
+        return Refund(refund_id=reference, amount=minor, standing=RefundStanding.DONE)
 
     def _event(self, file: OrderFile, event_id: str, reference: str, minor: int) -> PurchaseEvent:
         order, is_full = file.order, minor == file.order.amount

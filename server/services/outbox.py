@@ -10,16 +10,17 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict, cast
 
 import msgspec
 
+from server.domain.keys import license_id
 from server.domain.purchase import Entry
 from server.errors import BadRequest, Conflict, DamagedFile, NotFound, StorageUnavailable, Unprocessable
 from server.services.catalogue_file import CatalogueFile
 from server.services.inquiries import Inquiries
-from server.services.letters import DELIVERY, ORDER_INQUIRY, PLATFORM, SIGN_IN, letters_owed
+from server.services.letters import DELIVERY, ORDER_INQUIRY, PLATFORM, SEATS_TAKEN, SIGN_IN, letters_owed
 from server.services.mailer import Mailer
 from server.services.sending import BACKOFF, GIVE_UP, SERVER, Sender, SendReport, pause_left, wait
 from server.services.settlement import Settlement
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 STATES = ("queued", "sending", "sent", "failed", "dead", "dropped")
 BUSY, DISK_PAUSE = 1.0, 60.0
+A_DAY = timedelta(days=1)
 ALWAYS = datetime.min.replace(tzinfo=UTC)
 _COVERS = "covers"
 _UNTOLD = (ORDER_INQUIRY, SIGN_IN)  # which nobody is kept waiting by, or nobody else may know of
@@ -63,6 +65,7 @@ class Outbox:
         self._store, self._box, self._clock = store, store.letterbox, clock
         self._sender = Sender(store, mailer, catalogue, inquiries, settlement, settings, clock)
         self._owner, self._delivers = settings.owner_email, mailer.delivers
+        self._tells_of_seats = settings.seats_letter == "on"
         self._complaint: str | None = None
         self._told: set[str] = set()
 
@@ -139,11 +142,29 @@ class Outbox:
             log.error("outbox: %s", text)
         self._complaint = text
 
-    def sign_in(self, email: str) -> Letter:
+    def sign_in(self, email: str, why: str = "") -> Letter:
         """Queue a letter with a link to sign in. Whoever sends it drops it where there is no such account: here the
         same is done for every address."""
-        letter = self._new(f"{SIGN_IN}:{secrets.token_hex(8)}", SIGN_IN, email)
+        letter = self._new(f"{SIGN_IN}:{secrets.token_hex(8)}", SIGN_IN, email, text=why or None)
         self._box.enqueue([letter])
+        return letter
+
+    def seats_taken(self, key: str, device_name: str | None) -> Letter | None:
+        """Tell a customer that a device was refused, once a day for each license: who has the key can cause it. Never
+        raises, since the refusal is to be answered all the same."""
+        license, now, shelf = self._store.find_license(key), self._clock(), self._store.shelf
+        told = f"seats:{license_id(key)}"
+        if not self._tells_of_seats or license is None or not license.email:
+            return None
+        try:
+            if shelf.get(told, now) is not None or not shelf.claim(told, now + A_DAY, now):
+                return None
+            name = f"{SEATS_TAKEN}:{secrets.token_hex(8)}"
+            letter = self._new(name, SEATS_TAKEN, license.email, license_key=key, text=device_name or None)
+            self._box.enqueue([letter])
+        except StorageUnavailable as error:
+            log.error("outbox: a letter about taken seats could not be written down: %s", error.detail)
+            return None
         return letter
 
     # ------------------------------------------------------------------------------------------------ the owner
@@ -211,6 +232,6 @@ class Outbox:
             found["trouble"] = "the mail server cannot be reached or refuses us"
         return cast(OutboxSummary, found | counts)
 
-    def _new(self, name: str, kind: str, to: str, **more: str) -> Letter:
+    def _new(self, name: str, kind: str, to: str, **more: str | None) -> Letter:
         now = self._clock()
         return msgspec.structs.replace(Letter(id=name, kind=kind, to=to, at=now, first_at=now), **more)

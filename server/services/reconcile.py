@@ -109,8 +109,10 @@ class Reconciliation:
         inquiries: Inquiries,
         clock: Callable[[], datetime],
         sleep: Sleep = time.sleep,
+        is_late: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._store, self._fulfilment, self._inquiries = store, fulfilment, inquiries
+        """Nothing more is asked one by one when it is late."""
+        self._store, self._fulfilment, self._inquiries, self._is_late = store, fulfilment, inquiries, is_late
         self._repair, self._clock, self._sleep = Repair(store, fulfilment, inquiries), clock, sleep
         self.unchecked = 0
         self._payments: dict[str | None, PurchaseEvent] = {}  # what was traced; several events may be about one
@@ -143,9 +145,9 @@ class Reconciliation:
             found.setdefault(drift.name, drift)
         return list(found.values())
 
-    def repair(self, drifts: Sequence[Drift], progress: Progress = no_progress) -> None:
-        """Write what is missing or was told differently. Done twice it does nothing: each difference is looked at
-        again before anything is written. Raises StorageUnavailable.
+    def repair(self, drifts: Sequence[Drift], progress: Progress = no_progress, most: int | None = None) -> None:
+        """Write what is missing or was told differently, at most so many. Done twice it does nothing: each difference
+        is looked at again before anything is written. Raises StorageUnavailable.
 
         What went back comes first, so that nobody is mailed the key of a sale that was refunded long ago.
         """
@@ -153,12 +155,13 @@ class Reconciliation:
         for drift in drifts:
             if drift.event is not None and drift.kind is Kind.MISMATCH:
                 fields[drift.event.identity].add(drift.field)
-        for done, drift in enumerate(sorted(drifts, key=_is_charge), 1):
+        repairable = [drift for drift in drifts if drift.can_be_repaired]
+        for done, drift in enumerate(sorted(repairable, key=_is_charge)[:most], 1):
             if drift.event is not None and drift.kind is Kind.MISMATCH:
                 self._repair.correct(drift.event, fields.pop(drift.event.identity, set()))
-            elif drift.event is not None and drift.can_be_repaired:
+            elif drift.event is not None:
                 self._repair.tell(drift.event, drift.tells_quantity)
-            progress(done, len(drifts))
+            progress(done, len(repairable))
 
     # ------------------------------------------------------------------------------------------------ their record
     def _suspicious(self, record: Iterable[PurchaseEvent]) -> Iterator[Drift]:
@@ -184,6 +187,9 @@ class Reconciliation:
         """Money that went back of a payment that neither side names: it may have paid a renewal that was charged
         before this time, so its platform is asked."""
         if event.sale_id not in self._payments:
+            if self._is_late():
+                self.unchecked += 1
+                return
             try:
                 self._payments[event.sale_id] = patiently(lambda: self._inquiries.trace(event), self._sleep)
             except PlatformUnreachable:
@@ -256,6 +262,9 @@ class Reconciliation:
         """Asked for one by one, since a list leaves out what a gift's receiver got; None where there was no answer."""
         if not self._inquiries.can_look_up(entry):
             return None if _is_free(entry) else []  # nothing was to be paid for it
+        if self._is_late():
+            self.unchecked += 1
+            return None
         try:
             return patiently(lambda: self._inquiries.look_up(entry), self._sleep)
         except PlatformUnreachable:

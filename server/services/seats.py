@@ -9,7 +9,7 @@ import msgspec
 
 from server.domain import keys
 from server.domain.catalogue import Catalogue, Product
-from server.domain.hardware import KIND, same_machine
+from server.domain.hardware import KIND
 from server.domain.license import (
     Bound,
     Claim,
@@ -21,6 +21,7 @@ from server.domain.license import (
     bound_after,
     find_bound,
     judge,
+    moves_of,
     recent_devices,
 )
 from server.services.catalogue_file import CatalogueFile
@@ -129,7 +130,8 @@ class Seats:
             meant = _meaning(claim, bound)
             code = judge(license, meant, catalogue, now)
             if code is Code.VALID and license is not None and not license.knows(meant.hardware_id or ""):
-                if self._has_moved_enough(key, license, claim, catalogue, now):
+                moved = recent_devices([*self._store.device_lines(key), _activation(key, claim, now)], now)
+                if len(moved) > moves_of(license, catalogue.find(license.product_id)):
                     code = Code.TOO_MANY_MACHINES
                 else:
                     books.append_devices([_activation(key, claim, now)])
@@ -139,17 +141,6 @@ class Seats:
         if code is Code.VALID:
             self._store.count_usage(key, now)
         return self._verdict(catalogue, code, key, license, self._device(code, key, license, meant, claim), activated)
-
-    def _has_moved_enough(self, key: str, license: License, claim: Claim, catalogue: Catalogue, now: datetime) -> bool:
-        new = claim.hardware_id or ""
-        recent = recent_devices(self._store.device_lines(key), now)
-        others = [ids for ids in recent if not any(same_machine(one, new) for one in ids)]
-        return len(others) >= self._moves(license, catalogue)
-
-    def _moves(self, license: License, catalogue: Catalogue) -> int:
-        """How many new devices this license may take in the window."""
-        product = catalogue.find(license.product_id) or Product(name="")
-        return product.device_moves * license.max_devices
 
     def _verdict(
         self,

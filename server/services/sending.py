@@ -24,7 +24,9 @@ from server.services.letters import (
     DEAD_LETTER,
     INQUIRIES,
     INQUIRY,
+    KEYS,
     ORDER_INQUIRY,
+    SEATS_TAKEN,
     SIGN_IN,
     BadAddress,
     mail_address,
@@ -33,6 +35,7 @@ from server.services.letters import (
 from server.services.mailer import ConnectionLost, Mailer, MailError, ServerUnreachable
 from server.services.settlement import Settlement
 from server.services.sign_in import Links
+from server.services.trace import on_behalf_of
 from server.settings import Settings
 from server.storage.base import Letter, LetterBox, Progress, Store
 
@@ -110,6 +113,10 @@ class Sender:
             run.conclude(letters)
         return run.report
 
+    def _link(self, letter: Letter) -> str:
+        why = letter.text if letter.kind == SIGN_IN else None
+        return self._links.make(letter.to, why if why and why != KEYS else "")
+
     def compose(self, letter: Letter) -> EmailMessage:
         """A letter that cannot be written, for a reason that nobody thought of, must not hold up the others either."""
         try:
@@ -120,7 +127,7 @@ class Sender:
                 catalogue=self._catalogue.current(),
                 entry=entry,
                 order=self.subjects.order(entry),
-                sign_in=self._links.make(letter.to) if self.subjects.brings_link(letter, entry) else None,
+                sign_in=self._link(letter) if self.subjects.brings_link(letter, entry) else None,
                 licenses=self.subjects.licenses(letter),
                 dead=dead,
                 asked_about=self.subjects.asked_about(dead),
@@ -149,7 +156,7 @@ class _Run:
     def through(self, letters: Sequence[Letter], progress: Progress) -> None:
         with self._sender.mailer:
             for done, letter in enumerate(letters, 1):
-                self._settle(self._attempt(letter))
+                self._settle(self._traced(letter, self._attempt))
                 progress(done, len(letters))
                 if self._stopped_by:
                     break
@@ -157,8 +164,18 @@ class _Run:
     def ask(self, inquiries: Sequence[Letter], progress: Progress) -> None:
         """Ask platforms what is still open; whoever does not answer is asked again later, as a letter is sent again."""
         for done, inquiry in enumerate(inquiries, 1):
-            self._settle(self._inquire(inquiry))
+            self._settle(self._traced(inquiry, self._inquire))
             progress(done, len(inquiries))
+
+    def _traced(self, letter: Letter, act: Callable[[Letter], Letter]) -> Letter:
+        """What is logged meanwhile, and of how it went, names the request that the letter goes back to. No line is
+        written of links to sign in: what became of one would tell whose address is known."""
+        with on_behalf_of(self._sender.subjects.request_of(letter)):
+            after = act(letter)
+            if letter.kind != SIGN_IN:
+                told = {"kind": after.kind, "state": after.state, "attempts": after.attempts}
+                log.info("letter", extra=told | ({"letter": after.id, "seq": after.seq} if after.seq else {}))
+            return after
 
     def _inquire(self, inquiry: Letter) -> Letter:
         trying = self._trying(inquiry)
@@ -228,8 +245,8 @@ class _Run:
         return self._state(trying, "failed", next_at=trying.next_at, error=error)
 
     def _given_up(self, letter: Letter, error: str) -> Letter:
-        """A link that nobody waits for any more is no concern of the owner's: anyone may type any address."""
-        return self._state(letter, "dropped" if letter.kind == SIGN_IN else "dead", error=error)
+        """What a stranger can cause is no concern of the owner's: anyone may type any address, or ask for a seat."""
+        return self._state(letter, "dropped" if letter.kind in (SEATS_TAKEN, SIGN_IN) else "dead", error=error)
 
     def _is_given_up(self, letter: Letter) -> bool:
         return letter.first_at is not None and self._clock() >= letter.first_at + GIVE_UP

@@ -1,7 +1,8 @@
 """Signing in: links that are mailed, and the sessions that they are changed into.
 
 A link is made when its letter is written and stands in no file of ours. It is good for an hour and for one use, over
-all workers; so is the end of a session. Nothing else of either is kept anywhere: they are sealed words.
+all workers; so is the end of a session. Nothing else of either is kept anywhere: they are sealed words. All sessions of
+an account end by one word on the shelf, which those begun since then know; no clock has a part in that.
 """
 
 from __future__ import annotations
@@ -23,19 +24,24 @@ LINK_FOR = timedelta(hours=1)
 SESSION_FOR = timedelta(days=14)
 
 
-class Link(msgspec.Struct, frozen=True):
+class Link(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`license` is the public id of the one that it leads to; "" leads to the account."""
+
     email: str
     until: Moment
     nonce: str
+    license: str = ""
 
 
-class Session(msgspec.Struct, frozen=True):
-    """Who is signed in. `csrf_token` has to come back with whatever changes something."""
+class Session(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who is signed in. `csrf_token` has to come back with whatever changes something; `since` is the account's word
+    from the last time that all its sessions were ended."""
 
     email: str
     until: Moment
     id: str
     csrf_token: str
+    since: str = ""
 
 
 class Links:
@@ -43,9 +49,9 @@ class Links:
         self._shelf, self._clock, self._base = shelf, clock, settings.app_url
         self._seal = Seal(settings.secret_key, "sign-in link", Link)
 
-    def make(self, email: str) -> str:
+    def make(self, email: str, license: str = "") -> str:
         """The address of a fresh link."""
-        link = Link(account_of(email), self._clock() + LINK_FOR, secrets.token_urlsafe(9))
+        link = Link(account_of(email), self._clock() + LINK_FOR, secrets.token_urlsafe(9), license)
         return f"{self._base}/portal/sign-in/{self._seal.close(link)}"
 
     def read(self, token: str) -> Link | None:
@@ -69,19 +75,25 @@ class Sessions:
 
     def begin(self, email: str) -> tuple[Session, str]:
         """A session under a name that nobody knew before, and the cookie that carries it."""
-        until = self._clock() + SESSION_FOR
-        session = Session(email, until, secrets.token_urlsafe(16), secrets.token_urlsafe(16))
+        now = self._clock()
+        since = self._shelf.get(_all_ended(email), now) or ""
+        session = Session(email, now + SESSION_FOR, secrets.token_urlsafe(16), secrets.token_urlsafe(16), since)
         return session, self._seal.close(session)
 
     def find(self, cookie: str) -> Session | None:
         session, now = self._seal.open(cookie), self._clock()
         if session is None or now >= session.until or self._shelf.get(_ended(session), now) is not None:
             return None
-        return session
+        return session if self._shelf.get(_all_ended(session.email), now) in (None, session.since) else None
 
     def end(self, session: Session) -> None:
         """For every worker; on disk when this returns."""
         self._shelf.put(_ended(session), "", session.until, self._clock())
+
+    def end_all(self, email: str) -> None:
+        """Every session of the account, wherever it is. The word may go when none of them would last any more."""
+        now = self._clock()
+        self._shelf.put(_all_ended(email), secrets.token_urlsafe(9), now + SESSION_FOR, now)
 
 
 def _spent(link: Link) -> str:
@@ -90,6 +102,10 @@ def _spent(link: Link) -> str:
 
 def _ended(session: Session) -> str:
     return f"session:{_digest(session.id)}"
+
+
+def _all_ended(email: str) -> str:
+    return f"sessions:{_digest(account_of(email))}"
 
 
 def _digest(text: str) -> str:

@@ -65,7 +65,9 @@ class Statement:
         self._path = folder / f"reconcile-{platform.name}.jsonl"
         self._lock = durable.Lock(folder / f"reconcile-{platform.name}.lock", patience=0)
         self.begun = clock()
-        self.unreadable = 0
+        self.events: list[PurchaseEvent] = []
+        self.is_whole = False
+        self.unreadable = self.pages = 0
         self.resumed = 0  # pages that an earlier run had read
 
     @contextmanager
@@ -81,6 +83,12 @@ class Statement:
 
     def read(self, since: datetime, progress: Progress = no_progress) -> list[PurchaseEvent]:
         """All of it. Raises PlatformUnreachable after some patience; what was read by then is kept."""
+        for pages in self.reading(since):
+            progress(pages, 0)
+        return self.events
+
+    def reading(self, since: datetime) -> Iterator[int]:
+        """Page by page, each kept before the next: how many there are. Behind the last one `events` are whole."""
         pages = self._kept(since)
         self.resumed = len(pages)
         if not pages:
@@ -88,9 +96,11 @@ class Statement:
         while not pages or pages[-1].next is not None:
             pages.append(self._page(since, pages[-1].next if pages else None))
             self._append(pages[-1])
-            progress(len(pages), 0)
+            self.is_whole = pages[-1].next is None
+            yield len(pages)
+        self.pages = len(pages)
         self.unreadable = sum(page.unreadable for page in pages)
-        return [event for page in pages for event in page.events]
+        self.events = [event for page in pages for event in page.events]
 
     def forget(self) -> None:
         self._path.unlink(missing_ok=True)

@@ -40,7 +40,8 @@ class Finding(msgspec.Struct, frozen=True):
 class StoreState(msgspec.Struct, frozen=True, kw_only=True):
     """How the store is, for /health and the owner: `trouble` says why writes fail, None when they do not.
 
-    `view` says why licenses.json is behind; `notices` are what had to be mended since the start.
+    `view` says why licenses.json is behind, `behind` by how many lines it is; `notices` are what had to be mended since
+    the start.
     """
 
     kind: str
@@ -48,6 +49,7 @@ class StoreState(msgspec.Struct, frozen=True, kw_only=True):
     licenses: int
     ledger_lines: int
     view: str | None = None
+    behind: int = 0
     notices: tuple[str, ...] = ()
 
 
@@ -213,6 +215,11 @@ class Store(ABC):
         to be spoken of. Raises StorageUnavailable where the books cannot be read."""
 
     @abstractmethod
+    def purchases_of(self, email: str) -> list[list[Entry]]:
+        """The entries of each purchase in which this address was ever named, in whatever case it is written. Raises
+        StorageUnavailable where the books cannot be read."""
+
+    @abstractmethod
     def device_lines(self, key: str, look: bool = True) -> list[DeviceLine]:
         """The device log's lines of one license, in order; without `look` as of the look before, for a caller that has
         just found the license."""
@@ -252,6 +259,10 @@ class Store(ABC):
     @abstractmethod
     def state(self, probe: bool = False) -> StoreState:
         """How the store is; `probe` tries to write."""
+
+    def sizes(self) -> dict[str, int]:
+        """How many bytes each part of the books takes, by its name; empty where the store cannot tell."""
+        return {}
 
     @abstractmethod
     def rebuild(self) -> int:

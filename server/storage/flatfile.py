@@ -39,6 +39,7 @@ from server.storage.view import Books, EmptyView, View, ViewDamaged, write_view
 
 log = logging.getLogger(__name__)
 
+BOOKS = "purchases.jsonl activity.jsonl orders.jsonl outbox.jsonl usage.jsonl licenses.json history.idx".split()
 SMALL_SHOP = 10_000
 PATIENCE = 4.0  # seconds for a lock: less than the 5 that Gumroad waits for an answer
 _RELOAD_FROM = 256
@@ -419,18 +420,28 @@ class FlatFileStore(Store):
         return sorted(found.items(), key=lambda pair: name_hash(pair[0])), high
 
     def licenses_of(self, email: str) -> list[tuple[str, License]]:
+        """It may own few of those in whose purchases it was ever named."""
         name = email_name(email)
+        with self._readable():
+            keys = (key for told in self._purchases_of(name) for entry in told for key in entry.license_keys)
+            found = {key: self._find(key) for key in keys}
+        return [(key, license) for key, license in found.items() if license and email_name(license.email) == name]
+
+    def purchases_of(self, email: str) -> list[list[Entry]]:
+        with self._readable():
+            return list(self._purchases_of(email_name(email)))
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
         with self._memory:
             self.catch_up()
             try:
-                found = {key: self._find(key) for key in self._keys_told_of(name)}
+                yield
             except (DamagedFile, OSError) as error:
                 self._take_damage(error)
                 raise StorageUnavailable(f"storage cannot be read: {error}") from error
-        return [(key, license) for key, license in found.items() if license and email_name(license.email) == name]
 
-    def _keys_told_of(self, name: str) -> Iterator[str]:
-        """The keys of all purchases in which this address was ever named; it may own few of them now."""
+    def _purchases_of(self, name: str) -> Iterator[list[Entry]]:
         seen: set[int] = set()
         for place in self._places(name):
             if place & DEVICES or place in seen:
@@ -439,7 +450,7 @@ class FlatFileStore(Store):
             if entry.email and email_name(entry.email) == name:
                 history = self._history(entry.names())
                 seen.update(history)
-                yield from (key for other in history.values() for key in other.license_keys)
+                yield list(history.values())
 
     def device_lines(self, key: str, look: bool = True) -> list[DeviceLine]:
         with self._memory:
@@ -667,8 +678,16 @@ class FlatFileStore(Store):
             licenses=self._count,
             ledger_lines=self.ledger.mark.seq,
             view=self._view_trouble,
+            behind=self._recent_lines,
             notices=tuple(self._notices),
         )
+
+    def sizes(self) -> dict[str, int]:
+        found = {}
+        for name in BOOKS:
+            with suppress(OSError):
+                found[name] = (self.folder / name).stat().st_size
+        return found
 
     def _probe(self) -> str | None:
         """Why it takes no bytes; after a write that failed, the logs have to take them too."""

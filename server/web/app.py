@@ -15,6 +15,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import MapAdapter, Rule
 from werkzeug.wsgi import get_host
 
+from server.services import trace
 from server.web import (
     checkout,
     docs,
@@ -24,6 +25,7 @@ from server.web import (
     limits,
     logs,
     me,
+    metrics,
     older,
     openapi,
     order_page,
@@ -31,11 +33,14 @@ from server.web import (
     packages,
     pay,
     portal,
+    portal_license,
+    portal_receipts,
     shop,
     signatures,
     trouble,
     webhooks,
 )
+from server.web.measured import LIMITED, TIMED
 from server.web.responses import MAX_BODY, register_errors
 from server.wiring import Services, caretakers
 
@@ -45,8 +50,25 @@ VALIDATE, WEBHOOKS = "/api/v1/licenses/validate", "/api/v1/webhooks"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 
+class _Route(Rule):
+    """A rule that is compiled for making addresses when the first is made of it: most never are, and compiling them all
+    is most of what making an application costs."""
+
+    def _compile_builder(self, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
+        made: list[Callable[..., tuple[str, str]]] = []
+
+        def build(rule: Rule, /, **values: Any) -> tuple[str, str]:
+            if not made:
+                made.append(super(_Route, self)._compile_builder(append_unknown))
+            return made[0](rule, **values)
+
+        return build
+
+
 class _Application(Flask):
     """Flask without two things that cost it a tenth of a request here."""
+
+    url_rule_class = _Route
 
     def __init__(self, name: str) -> None:
         self._busy: dict[tuple[str, str], tuple[Rule, Mapping[str, Any]]] = {}
@@ -77,8 +99,8 @@ def make_app(services: Services) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # no redirects: they repeat the query, with its secret, to any Host
     app.extensions["keyledger"] = services
-    front = (packages, checkout, pay, me, shop, order_page, portal)
-    for room in (webhooks, jvzoo_doors, licenses, *front, owner, older, health, openapi, docs):
+    front = (packages, checkout, pay, me, shop, order_page, portal, portal_license, portal_receipts)
+    for room in (webhooks, jvzoo_doors, licenses, *front, owner, older, health, metrics, openapi, docs):
         app.register_blueprint(room.blueprint)
     app.know_busy_paths([VALIDATE, *(f"{WEBHOOKS}/{name}" for name in services.platforms)])
     register_errors(app)
@@ -94,11 +116,13 @@ def make_app(services: Services) -> Flask:
 
 def _around_requests(app: Flask, services: Services) -> None:
     tidy, mail = caretakers(services)
+    tallies = services.tallies
 
     @app.before_request
     def begin() -> None:
         given = request.environ.get("HTTP_X_REQUEST_ID")
         g.request_id = given if given and _REQUEST_ID.fullmatch(given) else _new_request_id()
+        trace.request_id.set(g.request_id)
         g.began = time.perf_counter()
 
     @app.after_request
@@ -108,8 +132,11 @@ def _around_requests(app: Flask, services: Services) -> None:
         endpoint, status = request.endpoint, response.status_code
         if status != 429 and (endpoint not in _QUIET or status >= 400):  # a flood must not fill the log
             _log_request(response)
+        tallies.time(time.perf_counter() - g.began, TIMED, endpoint or "none", str(status))
+        if status == 429:
+            tallies.add(LIMITED, endpoint or "none")
         response.call_on_close(tidy.poke)
-        if endpoint != "licenses.validate":
+        if endpoint != "licenses.validate" or g.get("letter"):
             response.call_on_close(mail.poke)
         return response
 
@@ -120,8 +147,8 @@ def _new_request_id() -> str:
 
 
 _QUIET = frozenset(
-    {"licenses.validate", "health.health", "webhooks.receive", "webhooks.receive_stripe"}
-)  # the last ones log their own lines
+    {"licenses.validate", "health.health", "metrics.metrics", "webhooks.receive", "webhooks.receive_stripe"}
+)  # the last two log their own lines
 
 
 def _log_request(response: Response) -> None:

@@ -12,7 +12,7 @@ from server.domain.license import Moment
 from server.domain.order import Order, OrderFile, OrderState
 from server.errors import BadRequest
 from server.services.checkout import PlatformDown, Started, Wish
-from server.services.order_refunds import Standing
+from server.services.order_refunds import RefundStanding
 from server.web import claims, limits
 from server.web.auth import require_owner
 from server.web.licenses import PLAIN, Email, Name
@@ -99,7 +99,7 @@ class Refunded(TypedDict):
     refund_id: str
     amount: str
     currency: str
-    refund_status: Standing
+    refund_status: RefundStanding
     status: OrderState
     note: str | None
 
@@ -204,11 +204,11 @@ def refund(order_id: str) -> Response:
     done = services().refunds.refund(file, asked.amount, _idempotency_key(), asked.reference)
     return answer(
         _refunded_answer(file.order, done.refund_id, done.amount, done.standing, done.note),
-        202 if done.standing is Standing.IN_DOUBT else 200,
+        202 if done.standing is RefundStanding.IN_DOUBT else 200,
     )
 
 
-def _refunded_answer(order: Order, refund_id: str, amount: int, standing: Standing, note: str | None) -> Refunded:
+def _refunded_answer(order: Order, refund_id: str, amount: int, standing: RefundStanding, note: str | None) -> Refunded:
     file = services().desk.get(order.order_id)
     return {
         "order_id": order.order_id,

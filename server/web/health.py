@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
-from typing import Literal, NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict, cast
 
 from flask import Blueprint, Response, current_app
 
 from server import __version__
 from server.errors import StorageUnavailable
 from server.services.outbox import OutboxSummary
+from server.storage.base import StoreState
+from server.web.pages import page, wants_page
 from server.web.responses import RETRY_AFTER, answer
 from server.web.services import services
 
@@ -50,9 +52,27 @@ class Health(TypedDict):
 
 @blueprint.get("/health")
 def health() -> Response:
+    """A browser, which says that it wants a page, gets the same as one."""
     state = services().store.state(probe=_is_time_to_probe())
+    checks = checks_of(state)
+    well = all(check["ok"] for check in each(checks).values())
+    body: Health = {
+        "status": "ok" if well else "degraded",
+        "version": __version__,
+        "storage": state.kind,
+        "checks": checks,
+    }
+    status = 503 if state.trouble else 200
+    response = page("health.html", status, told=body, each=each(checks)) if wants_page() else answer(body, status)
+    response.vary.add("Accept")
+    if state.trouble:
+        response.headers["Retry-After"] = RETRY_AFTER
+    return response
+
+
+def checks_of(state: StoreState) -> Checks:
     services().catalogue.current()
-    checks: Checks = {
+    return {
         "storage": _check(state.trouble),
         "licenses_file": {**_check(state.view), "mended": list(state.notices)},
         "catalogue": _check(services().catalogue.trouble),
@@ -60,18 +80,10 @@ def health() -> Response:
         "orders": _orders_check(),
         "limits": _limits_check(),
     }
-    told = (checks["storage"], checks["licenses_file"], checks["catalogue"], checks["mail"], checks["orders"])
-    well = all(check["ok"] for check in (*told, checks["limits"]))
-    body: Health = {
-        "status": "ok" if well else "degraded",
-        "version": __version__,
-        "storage": state.kind,
-        "checks": checks,
-    }
-    response = answer(body, 503 if state.trouble else 200)
-    if state.trouble:
-        response.headers["Retry-After"] = RETRY_AFTER
-    return response
+
+
+def each(checks: Checks) -> dict[str, Check | MailCheck]:
+    return cast("dict[str, Check | MailCheck]", checks)
 
 
 def _check(trouble: str | None) -> Check:

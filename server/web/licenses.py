@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Annotated, Literal, NotRequired, TypedDict
 
 import msgspec
-from flask import Blueprint, Response
+from flask import Blueprint, Response, g
 
 from server.domain.keys import license_id
 from server.domain.license import DETAIL, Claim, Code, Device, Moment, Status
@@ -60,7 +60,8 @@ class PublicLicense(TypedDict):
 
 
 class VerdictAnswer(TypedDict):
-    """`license` is null for NOT_FOUND; `activated` is there only when a seat was taken just now."""
+    """`license` is null for NOT_FOUND; `activated` is there only when a seat was taken just now, `help_url` only with
+    TOO_MANY_MACHINES: there the customer releases a device. It opens nothing without a sign-in."""
 
     valid: bool
     code: Code
@@ -70,6 +71,7 @@ class VerdictAnswer(TypedDict):
     nonce: str | None
     ts: Moment
     activated: NotRequired[bool]
+    help_url: NotRequired[str]
 
 
 class FileAnswer(VerdictAnswer):
@@ -131,7 +133,7 @@ def validate() -> Response:
     limits.by_address()
     asked = body_of(ValidateRequest)
     limits.by_key(asked.license_key, asked.hardware_id)
-    return told(services().licenses.validate(asked.license_key, asked.claim()), asked.nonce)
+    return told(services().licenses.validate(asked.license_key, asked.claim()), asked.nonce, asked)
 
 
 @blueprint.post("/activate")
@@ -139,7 +141,7 @@ def activate() -> Response:
     limits.by_address()
     asked = body_of(ActivateRequest)
     limits.by_key(asked.license_key, asked.hardware_id)
-    return told(services().licenses.activate(asked.license_key, asked.claim()), asked.nonce)
+    return told(services().licenses.activate(asked.license_key, asked.claim()), asked.nonce, asked)
 
 
 @blueprint.post("/deactivate")
@@ -158,7 +160,7 @@ def file() -> Response:
     services().files.require_key()
     verdict = services().licenses.activate(asked.license_key, asked.claim())
     if not verdict.valid:
-        return told(verdict, asked.nonce)
+        return told(verdict, asked.nonce, asked)
     limits.by_verdict(verdict)
     now = services().clock()
     made = services().files.for_a_time(verdict, now)
@@ -181,8 +183,10 @@ def public_key() -> Response:
     return cached(msgspec.json.encode(told), "application/json")
 
 
-def told(verdict: Verdict, nonce: str | None) -> Response:
+def told(verdict: Verdict, nonce: str | None, asked: ValidateRequest | None = None) -> Response:
     limits.by_verdict(verdict)
+    if verdict.code is Code.TOO_MANY_MACHINES and verdict.key and asked and asked.bind is not False:
+        g.letter = services().outbox.seats_taken(verdict.key, asked.device_name)
     now = services().clock()
     return _answered(verdict_answer(verdict, nonce, now), nonce, now)
 
@@ -206,6 +210,8 @@ def verdict_answer(verdict: Verdict, nonce: str | None, now: datetime) -> Verdic
     }
     if verdict.activated:
         body["activated"] = True
+    if verdict.code is Code.TOO_MANY_MACHINES and verdict.key:
+        body["help_url"] = f"{services().settings.app_url}/portal/licenses/{license_id(verdict.key)}"
     return body
 
 

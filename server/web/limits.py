@@ -8,6 +8,7 @@ from flask import Response, g, request
 from server.domain.license import Code
 from server.services.limits import Kind
 from server.services.seats import Verdict
+from server.web.measured import VERDICT
 from server.web.services import services
 
 HEADERS = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
@@ -29,9 +30,10 @@ def by_key(license_key: str, hardware_id: str | None = None) -> None:
 
 
 def by_verdict(verdict: Verdict) -> None:
-    """Count a key that nobody holds. Raises TooManyRequests in place of that answer."""
+    """Count a key that nobody holds. Raises TooManyRequests in place of that answer. Every verdict is measured here."""
     if verdict.code is Code.NOT_FOUND and (visit := g.get("visit")):
         visit.found_nothing()
+    services().tallies.add(VERDICT, verdict.code)
 
 
 def failed_proof(kind: Kind) -> None:

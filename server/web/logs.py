@@ -13,7 +13,8 @@ from functools import lru_cache
 from typing import TextIO
 
 import msgspec
-from flask import g, has_request_context
+
+from server.services import trace
 
 _ADDRESS = re.compile(r"[^\s\"'<>@,;:=&?]+@[^\s\"'<>@,;:&?]+\.[A-Za-z0-9-]+")
 _KEY = re.compile(r"\b[0-9A-Za-z]{6}(?:-[0-9A-Za-z]{6}){4}\b")
@@ -57,7 +58,7 @@ class JsonLines(logging.Formatter):
 
 def _line(moment: float, level: str, logger: str, message: str, fields: Mapping[str, object]) -> str:
     said: dict[str, object] = {"ts": _second(int(moment)), "level": level, "logger": logger, "message": message}
-    if has_request_context() and (request_id := g.get("request_id")):
+    if request_id := trace.request_id.get():
         said["request_id"] = request_id
     raw = _encode({**said, **fields})
     return masked(raw.decode() if raw.isascii() else json.dumps(msgspec.json.decode(raw), separators=(",", ":")))

@@ -72,6 +72,7 @@ class MyLicense(TypedDict):
     devices_used: int
     devices: list[MyDevice]
     releases_left: Annotated[int, msgspec.Meta(description="How many devices may still be released in these 90 days.")]
+    next_release: Annotated[Moment | None, msgspec.Meta(description="When the next one may be, where none is left.")]
 
 
 class MyLicenses(TypedDict):
@@ -124,10 +125,10 @@ class SignedOut(TypedDict):
 SENT: Accepted = {"detail": "If this address has bought here, a link to sign in is on its way to it."}
 
 
-def ask_for_link(email: str) -> None:
+def ask_for_link(email: str, why: str = "") -> None:
     """The same for every address. Raises TooManyRequests."""
     limits.asks_for_letter(account_of(email))
-    services().customers.ask_for_link(email)
+    services().customers.ask_for_link(email, why)
 
 
 @blueprint.post("/portal/sign-in")
@@ -189,6 +190,7 @@ def my_license(held: Held) -> MyLicense:
             for n, d in enumerate(held.devices, 1)
         ],
         "releases_left": held.releases_left,
+        "next_release": held.next_release,
     }
 
 

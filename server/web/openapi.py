@@ -10,8 +10,10 @@ import msgspec
 from flask import Blueprint, Response
 
 from server import __version__
+from server.platforms import PLATFORMS
+from server.web.examples import example_of
 from server.web.operations import HTML, JSON, OPERATIONS, PAGE, TEXT, Operation
-from server.web.responses import MAX_BODY, Error, cached
+from server.web.responses import MAX_BODY, STATUS, Error, cached
 from server.web.services import services
 from server.web.signatures import HEADERS as SIGNED
 
@@ -51,6 +53,22 @@ MEANING = {
     429: "Too many requests; of a route with a proof, too many without it. Says nothing about any license.",
     503: "Nothing was done, and nothing is said about any license: try again later.",
 }
+# What an error's `code` may be; the first one is the most usual. A test holds this against the source.
+CODES: dict[int, tuple[str, ...]] = {
+    400: ("BAD_REQUEST", "BAD_SIGNATURE"),
+    401: ("UNAUTHORIZED", "NOT_SIGNED_IN"),
+    403: ("UNVERIFIED", "BAD_SECRET", "WRONG_SELLER", "CSRF", "CROSS_SITE"),
+    404: ("NOT_FOUND", "PLATFORM_NOT_CONFIGURED", "SIGNING_NOT_CONFIGURED"),
+    409: ("CONFLICT", "IDEMPOTENCY_CONFLICT", "INACTIVE", "ALREADY_REISSUED", "ORDER_LOST", "RELEASES_USED_UP"),
+    413: ("REQUEST_ENTITY_TOO_LARGE",),
+    422: (
+        *("UNPROCESSABLE", "UNKNOWN_PRODUCT", "UNKNOWN_PACKAGE", "UNKNOWN_TIER", "NO_PRICE", "LIFETIME"),
+        *("ORIGIN_NOT_ALLOWED", "REFUND_REFUSED", "REFUND_WINDOW"),
+    ),
+    429: ("RATE_LIMITED",),
+    503: ("STORAGE_UNAVAILABLE", "PLATFORM_UNREACHABLE"),
+}
+_TITLES = dict(STATUS.values()) | {403: "Not verified", 413: "Request Entity Too Large"}
 _HEADERS: Json = {
     "X-Request-Id": {
         "description": "Stands in the server's log too. One that the request brings is kept, if it is of this form.",
@@ -99,9 +117,11 @@ _NAME: Json = {"type": "string", "minLength": 1, "maxLength": 400}
 _IN_PATHS: dict[str, tuple[str, Json]] = {
     "license": ("A license key, or a public id (`lic_…`).", _NAME),
     "number": ("The seat, from 1.", {"type": "integer", "minimum": 0, "maximum": 1_000_000}),
+    "payment": ("A payment's public name (`pay_…`).", _NAME),
     "order": ("An order's id or number.", _NAME),
     "order_id": ("The `order_id` that the checkout gave.", _NAME),
     "package": ("A package's id or slug.", _NAME),
+    "platform": ("Its name.", {"type": "string", "enum": [*PLATFORMS]}),
     "token": ("As it stands in the letter.", _NAME),
 }
 _ABOUT = (
@@ -115,7 +135,12 @@ def document(app_url: str) -> Json:
     schemas, components = _schemas()
     paths: Json = {}
     for (method, path), operation in OPERATIONS.items():
-        paths.setdefault(path, {})[method] = _operation(method, path, operation, schemas)
+        told = _operation(method, path, operation, schemas)
+        paths.setdefault(path, {})[method] = told
+        for part in (told.get("requestBody", {}), *told["responses"].values()):
+            for content in part.get("content", {}).values():
+                if "$ref" in content["schema"]:
+                    content.setdefault("example", example_of(content["schema"], components))
     return {
         "openapi": "3.1.0",
         "info": {"title": "Keyledger", "version": __version__, "description": _ABOUT},
@@ -130,7 +155,18 @@ def _schemas() -> tuple[dict[Any, Json], Json]:
     """The schema of each type of the table, and the components that these refer to."""
     types = list(dict.fromkeys([Errors, *(kind for one in OPERATIONS.values() for kind in _types(one))]))
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
-    return dict(zip(types, schemas, strict=True)), components
+    return dict(zip(types, schemas, strict=True)), _with_constants(components)
+
+
+def _with_constants(schema: Any) -> Any:
+    """A choice of one is told as a constant: makers of clients do not read `{"enum": [true]}`."""
+    if isinstance(schema, list):
+        return [_with_constants(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if isinstance(only := schema.get("enum"), list) and len(only) == 1:
+        return {name: value for name, value in schema.items() if name != "enum"} | {"const": only[0]}
+    return {name: _with_constants(value) for name, value in schema.items()}
 
 
 def _types(one: Operation) -> Iterator[Any]:
@@ -185,7 +221,10 @@ def _answers(one: Operation, schemas: dict[Any, Json]) -> Iterator[tuple[int, Js
     for status, kind in one.also.items():
         yield status, _answer(status, MEANING[status], kind, schemas, limits, is_cached=is_cached)
     for status in one.refuses:
-        yield status, _answer(status, MEANING[status], Errors, schemas, limits)
+        codes = " ".join(f"`{code}`" for code in CODES[status])
+        error: Error = {"code": CODES[status][0], "title": _TITLES[status], "detail": "in words, for a person"}
+        example = {"errors": [error]}
+        yield status, _answer(status, f"{MEANING[status]} Codes: {codes}", Errors, schemas, limits, example)
 
 
 def _answer(

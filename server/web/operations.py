@@ -11,9 +11,11 @@ from typing import Any
 
 import msgspec
 
+from server.services.reconcile_steps import Report
 from server.services.revenue import Stats
 from server.services.sending import SendReport
 from server.web.checkout import Initiated, InitiateRequest, KeptOrder, OrderAnswer, Refunded, RefundRequest
+from server.web.examples import KEY
 from server.web.health import Health
 from server.web.licenses import (
     ActivateRequest,
@@ -59,15 +61,18 @@ from server.web.owner import (
     PurchasePage,
     PurchaseQuery,
     Queued,
+    ReconcileRequest,
     ShownLicense,
     TransferRequest,
 )
 from server.web.packages import Bundle, Package, PackageList, PackageQuery
-from server.web.portal import EmailForm, PortalQuery, ReleaseForm, SignOutForm
+from server.web.portal import EmailForm, SignInQuery
+from server.web.portal_license import ChangeForm, DeviceCodeForm, LicensePageQuery, ReleaseForm
 from server.web.shop import OrderForm, PackagePageQuery, ShopQuery
 from server.web.webhooks import Received
 
 JSON, FORM, TEXT, HTML = "application/json", "application/x-www-form-urlencoded", "text/plain", "text/html"
+MULTIPART = "multipart/form-data"
 PAGE = "text/html; charset=utf-8"  # made for one person, and in no cache
 OPEN, BEARER, SESSION = "", "owner", "customer"
 
@@ -114,7 +119,6 @@ class EasyPaisaQuery(msgspec.Struct):
 
 
 # ---------------------------------------------------------------------------------------------------- examples
-KEY = "1XSP9F-DA8C12-7AF57V-AA3V5F-G0MQMD"
 _LICENSE = {
     "id": "lic_97fd713d8966ef056896",
     "product_id": "imagewave",
@@ -221,6 +225,7 @@ _ENROLLED = {
     "expiry_date": None,
     "license_ids": ["lic_97fd713d8966ef056896"],
 }
+_METRICS = 'keyledger_webhooks_total{platform="gumroad",outcome="issued"} 17.0\n'
 
 # ---------------------------------------------------------------------------------------------------- the table
 _APPS, _OLDER, _HOOKS, _SHOP, _OWNER, _CUSTOMER, _PAGES, _OTHER = (
@@ -249,6 +254,12 @@ def _page(does: str, *refuses: int, **more: Any) -> Operation:
     """A page for people, whose refusals are pages too."""
     also = dict.fromkeys((*refuses, 503), PAGE) | more.pop("also", {})
     return Operation(tag=_PAGES, does=does, also=also, **({"gives": PAGE} | more))
+
+
+def _button(does: str, *refuses: int, takes: Any = ChangeForm, media: tuple[str, ...] = (FORM,)) -> Operation:
+    """A form of a signed-in customer's page, which leads to the next page."""
+    given: dict[str, Any] = {"takes": takes, "media": media, "gives": None, "status": 303, "proof": SESSION}
+    return _page(does, *(400, 401, 403, 413), *refuses, **given)
 
 
 def _decision(does: str, takes: Any = None, **more: Any) -> Operation:
@@ -460,6 +471,16 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         refuses=_FIND,
         proof=BEARER,
     ),
+    ("post", "/api/v1/reconcile/{platform}"): Operation(
+        tag=_OWNER,
+        does="Hold the ledger against the platform's own record, in steps of seconds: ask again with the same body "
+        "until `state` is `done`. Nothing is changed without `apply`.",
+        takes=ReconcileRequest,
+        gives=Report,
+        refuses=_DECIDE,
+        proof=BEARER,
+        sends={"since": "2026-11-01", "apply": False},
+    ),
     ("get", "/api/v1/packages"): Operation(
         tag=_SHOP,
         does="The packages that are published, the featured first.",
@@ -586,10 +607,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         404,
         sees=_ENROLLED,
     ),
-    ("get", "/portal"): _page(
-        "The account of who is signed in; else it leads to the next one.", 400, asks=PortalQuery, also={303: None}
-    ),
-    ("get", "/portal/sign-in"): _page("Where a link to sign in is asked for."),
+    ("get", "/portal"): _page("The account of who is signed in; else it leads to the next one.", also={303: None}),
+    ("get", "/portal/sign-in"): _page("Where a link to sign in is asked for.", 400, asks=SignInQuery),
+    ("get", "/portal/lost-key"): _page("Where who has lost a key asks for a link to all of them."),
     ("post", "/portal/sign-in"): _page(
         "Send a link, as `POST /api/v1/portal/sign-in` does.",
         *(400, 403, 413, 429),
@@ -604,26 +624,52 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("post", "/portal/sign-in/{token}/again"): _page(
         "A new link in the place of one that is over.", 403, 404, 429, status=202
     ),
-    ("post", "/portal/sign-out"): _page(
-        "The page's button to sign out.",
-        *(400, 401, 403, 413),
-        takes=SignOutForm,
-        media=(FORM,),
-        gives=None,
-        status=303,
-        proof=SESSION,
+    ("post", "/portal/sign-out"): _button("The page's button to sign out."),
+    ("post", "/portal/sign-out-everywhere"): _button("The page's button to end all sessions of the account."),
+    ("get", "/portal/licenses/{license}"): _page(
+        "A license of the account: its key, devices, files and receipts. `help_url` of a refused device leads here.",
+        *(400, 404),
+        asks=LicensePageQuery,
+        also={303: None},
     ),
-    ("post", "/portal/licenses/{license}/release"): _page(
-        "The page's button to free a seat.",
-        *(400, 401, 403, 404, 409, 413),
-        takes=ReleaseForm,
-        media=(FORM,),
-        gives=None,
-        status=303,
-        proof=SESSION,
+    ("get", "/portal/licenses/{license}/devices/{number}/release"): _page(
+        "What will happen when this device is released.", 404, also={303: None}
     ),
+    ("post", "/portal/licenses/{license}/release"): _button("The button to free a seat.", 404, 409, takes=ReleaseForm),
+    ("post", "/portal/licenses/{license}/room"): _button(
+        "The button to let one more device in where too many were bound of late.", 404, 409
+    ),
+    ("post", "/portal/licenses/{license}/resend"): _button("The button to mail the key again.", 404, 409, 422, 429),
+    ("post", "/portal/licenses/{license}/offline"): _button(
+        "Binds the device of a device code, pasted or as a file, and leads to its license file.",
+        *(404, 409, 422),
+        takes=DeviceCodeForm,
+        media=(FORM, MULTIPART),
+    ),
+    ("get", "/portal/licenses/{license}/devices/{number}/file"): _page(
+        "The license file of a device, and what to do with it.", 404, 409, also={303: None}
+    ),
+    ("get", "/portal/licenses/{license}/devices/{number}/file.lic"): _page(
+        "The same as a file.",
+        *(401, 404, 409),
+        gives="application/octet-stream",
+        proof=SESSION,
+        sees="-----BEGIN LICENSE FILE-----\neyJlbmMiOiJleUptYjNKdFlYUWlPakVz[...]\n-----END LICENSE FILE-----\n",
+    ),
+    ("get", "/portal/receipts/{payment}"): _page("The receipt or invoice of a payment.", 404, also={303: None}),
     ("get", "/health"): Operation(
-        tag=_OTHER, does="How the service is; 503 when nothing can be written.", gives=Health, also={503: Health}
+        tag=_OTHER,
+        does="How the service is; 503 when nothing can be written. A browser gets a page.",
+        gives=Health,
+        also={503: Health},
+    ),
+    ("get", "/metrics"): Operation(
+        tag=_OTHER,
+        does="What Prometheus reads, of all workers.",
+        gives=TEXT,
+        refuses=(401, 404, 429),
+        proof=BEARER,
+        sees=_METRICS,
     ),
     ("get", "/openapi.json"): Operation(tag=_OTHER, does="This description.", gives=JSON, also={304: None}),
     ("get", "/docs"): Operation(tag=_OTHER, does="This description as a page.", gives=HTML, also={304: None}),

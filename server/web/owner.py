@@ -13,7 +13,7 @@ from server.domain.keys import license_id
 from server.domain.license import Device, License, Moment, Status, devices_after
 from server.domain.purchase import Entry, Outcome
 from server.errors import BadRequest
-from server.services.audit import Filters
+from server.services.audit import Filters, read_moment
 from server.services.license_manager import is_license_id
 from server.services.outbox import OutboxSummary
 from server.storage.base import Letter
@@ -27,6 +27,7 @@ blueprint.before_request(require_owner)
 
 Days = Annotated[int, msgspec.Meta(ge=1, le=36_500)]
 Seats = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
+_SINCE = "What was sold from this day on, and what became of it."
 Page = Annotated[int, msgspec.Meta(ge=1, le=500)]
 
 
@@ -243,6 +244,16 @@ class PurchasePage(TypedDict):
     next_cursor: int | None
 
 
+class ReconcileRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """`since` and `until` are days (UTC) or moments."""
+
+    since: Annotated[str, msgspec.Meta(min_length=10, max_length=40, description=_SINCE)]
+    until: (
+        Annotated[str, msgspec.Meta(min_length=10, max_length=40, description="Now, where it is not given.")] | None
+    ) = None
+    apply: Annotated[bool, msgspec.Meta(description="Repair what can be repaired.")] = False
+
+
 class LetterQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     state: Literal["queued", "sending", "sent", "failed", "dead", "dropped"] | None = None
 
@@ -278,3 +289,14 @@ def send() -> Response:
     """For a scheduled task on another machine: send what is due now and tell how it went."""
     services().store.tidy()
     return answer(services().outbox.send_due(by_hand=True))
+
+
+@blueprint.post("/reconcile/<platform>")
+def reconcile(platform: str) -> Response:
+    """One step of a few seconds; asked again with the same words until it is done."""
+    asked = body_of(ReconcileRequest)
+    since = read_moment(asked.since, "since")
+    until = read_moment(asked.until, "until", ends=True) if asked.until else None
+    if until is not None and since > until:
+        raise BadRequest("until: is before since")
+    return answer(services().reconcile.step(platform, since, until, asked.apply))

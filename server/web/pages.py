@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b64encode
+from email.utils import parseaddr
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
@@ -18,6 +19,12 @@ _TEMPLATES = Path(__file__).with_name("templates")
 STYLE = (_TEMPLATES / "pages.css").read_text()
 _PRIVATE = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}  # an address may hold a link to sign in
 _MOST_FIELDS = 50
+
+
+_TO_PEOPLE = {  # what says otherwise how a program does it
+    "NOT_SIGNED_IN": "You are not signed in any more: sign in, then do it once more.",
+    "CSRF": "This page was from before you signed in: go back, load it anew, and press the button once more.",
+}
 
 
 def _hash(text: str) -> str:
@@ -37,6 +44,7 @@ def page(template: str, status: int = 200, forms_to: str = "'self'", script: str
     one that runs."""
     address = urlsplit(services().settings.app_url)
     frame = {"style": STYLE, "base": address.path, "host": address.netloc, "csrf_token": None, "script": script}
+    frame["seller"] = parseaddr(services().settings.owner_email or "")[1]
     response = make_response(render_template(template, **(frame | words)), status)
     response.headers |= _PRIVATE | {"Content-Security-Policy": _policy(forms_to, script)}
     return response
@@ -74,7 +82,7 @@ def tell_errors_as_pages(blueprint: Blueprint) -> None:
     @blueprint.errorhandler(KeyledgerError)
     def told(error: KeyledgerError) -> Response:
         status, title = status_of(error)
-        return with_headers_of(error, message(status, title, error.detail))
+        return with_headers_of(error, message(status, title, _TO_PEOPLE.get(error.code, error.detail)))
 
     @blueprint.errorhandler(HTTPException)
     def refused(error: HTTPException) -> Response:

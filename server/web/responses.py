@@ -26,6 +26,8 @@ from server.errors import (
     Unprocessable,
     Unverified,
 )
+from server.web.measured import STORAGE
+from server.web.services import services
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -173,6 +175,8 @@ def status_of(error: KeyledgerError) -> tuple[int, str]:
     status, title = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), (500, "Internal error"))
     if status >= 500:
         log.error("%s", error.detail, extra={"code": error.code})
+    if isinstance(error, StorageUnavailable):
+        services().tallies.add(STORAGE)
     return status, title
 
 

@@ -59,6 +59,11 @@ def end(response: Response, session: Session) -> None:
     _set(response, "", 0)
 
 
+def end_everywhere(response: Response, session: Session) -> None:
+    services().customers.sessions.end_all(session.email)
+    _set(response, "", 0)
+
+
 def _set(response: Response, value: str, max_age: int) -> None:
     response.set_cookie(
         cookie_name(), value, max_age=max_age, path="/", secure=_is_https(), httponly=True, samesite="Lax"

@@ -18,7 +18,7 @@ from server.domain.catalogue import Product
 from server.errors import BadRequest, NotFound, PlatformOff
 from server.services.checkout import PlatformDown, Started, Wish
 from server.services.letter_writing import SHOPS
-from server.web import claims, limits, pay, trouble
+from server.web import claims, limits, pay, sessions, trouble
 from server.web.checkout import BuyerName
 from server.web.licenses import Email, Name
 from server.web.pages import form_fields, page
@@ -86,8 +86,10 @@ def shop() -> Response:
 
 @blueprint.get("/<package_name>")
 def package(package_name: str) -> Response:
-    asked = query_of(PackagePageQuery)
-    return _public(_package_page(_product(package_name), (asked.currency or "").lower()))
+    asked, session = query_of(PackagePageQuery), sessions.find()
+    known = {"email": session.email} if session else {}  # a customer who buys again buys for the same account
+    shown = _package_page(_product(package_name), (asked.currency or "").lower(), known)
+    return shown if known else _public(shown)
 
 
 @blueprint.post("/<package_name>")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Literal, TypedDict
 from urllib.parse import parse_qsl
@@ -12,13 +12,14 @@ from flask import Blueprint, Response, request
 from werkzeug.exceptions import MethodNotAllowed
 
 from server.domain.keys import license_id
-from server.domain.purchase import PAID, Entry, Outcome
-from server.errors import PlatformOff, StorageUnavailable, Unverified
+from server.domain.purchase import PAID, Entry, Outcome, PurchaseEvent
+from server.errors import BadRequest, KeyledgerError, PlatformOff, StorageUnavailable, TooManyRequests, Unverified
 from server.platforms import Platform, WebhookRequest
 from server.platforms.base import Reply
 from server.services.limits import Kind
 from server.services.settlement import Told
 from server.web import limits, logs, trouble
+from server.web.measured import WEBHOOK
 from server.web.pages import wants_page
 from server.web.responses import answer, raw_body
 from server.web.responses import told as refusal
@@ -26,6 +27,13 @@ from server.web.services import services
 
 log = logging.getLogger(__name__)
 blueprint = Blueprint("webhooks", __name__)
+
+_FAILED: dict[type[KeyledgerError], str] = {
+    Unverified: "refused",
+    TooManyRequests: "refused",  # of whose kind there were too many
+    BadRequest: "malformed",
+    StorageUnavailable: "not written",
+}
 
 
 class Received(TypedDict):
@@ -92,16 +100,28 @@ def configured_platform(name: str) -> Platform:
 def hear(platform: Platform, posted: WebhookRequest) -> list[Told]:
     """What became of this request's events, on disk."""
     try:
-        events = platform.events(posted)
+        heard = services().settlement.hear(_proven(platform, posted))
+    except KeyledgerError as error:
+        _count(platform, next((word for kind, word in _FAILED.items() if isinstance(error, kind)), "failed"))
+        raise
+    for told in heard:
+        _count(platform, told.outcome)
+        _log(platform.name, told)
+    return heard
+
+
+def _count(platform: Platform, outcome: str) -> None:
+    services().tallies.add(WEBHOOK, platform.name, outcome)
+
+
+def _proven(platform: Platform, posted: WebhookRequest) -> Sequence[PurchaseEvent]:
+    try:
+        return platform.events(posted)
     except Unverified as error:
         limits.failed_proof(Kind.WEBHOOK)
         extra = {"platform": platform.name, "code": error.code, "client": request.remote_addr}
         log.warning("webhook refused", extra=extra)
         raise
-    heard = services().settlement.hear(events)
-    for told in heard:
-        _log(platform.name, told)
-    return heard
 
 
 def _log(platform: str, told: Told) -> None:

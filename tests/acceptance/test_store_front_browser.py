@@ -1,121 +1,17 @@
-"""The store front as a buyer sees it: a real Chromium, gunicorn with its workers, and the platforms' stand-ins.
-
-The platforms' pages are on `localhost`, the shop is on 127.0.0.1: for a browser these are two sites, as in life.
-"""
+"""The store front as a buyer sees it: a real Chromium, gunicorn with its workers, and the platforms' stand-ins."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Page, expect
 
+from tests.acceptance.accessibility import need_axe, serious_findings
 from tests.acceptance.browsers import a_browser
-from tests.acceptance.servers import Server
-from tests.standins import easypaisa, jazzcash, payu
-from tests.standins.payu_notices import SECOND_KEY
-
-expect.set_options(timeout=15_000)  # a busy machine may take its time
-HOSTILE = "<img src=x onerror=alert(1)>\"'&</textarea>"
-CATALOGUE: dict[str, Any] = {
-    "tiers": {"pro": {"features": ["batch", "cloud_sync"]}},
-    "products": {
-        "wave": {
-            "name": "Wave",
-            "tier": "pro",
-            "price": {"pln": "119.00", "pkr": "8500.00"},
-            "published": True,
-            "category": "Tools",
-            "description": "Converts whole folders.",
-        },
-        "team": {"name": "Team", "duration_days": 365, "max_devices": 5, "price": {"pln": "200.00"}},
-        "studio": {
-            "name": "Studio",
-            "bundle": ["wave", "team"],
-            "price": {"pln": "249.00", "pkr": "15000.00"},
-            "original_price": {"pln": "319.00"},
-            "featured": True,
-            "published": True,
-            "category": "Bundles",
-        },
-        "hostile": {
-            "name": HOSTILE,
-            "description": HOSTILE + "wordswithoutanend" * 9,
-            "price": {"pln": "1.00"},
-            "published": True,
-            "category": HOSTILE,
-        },
-    },
-}
-
-
-class Street:
-    """A shop, the platforms that take its payments, and buyers with browsers of their own."""
-
-    def __init__(self, folder: Path, browser: Browser, stack: ExitStack) -> None:
-        self.browser = browser
-        self.complaints: list[str] = []
-        self.payu = stack.enter_context(payu.PayuApi())
-        self.jazzcash = stack.enter_context(jazzcash.JazzCashApi())
-        self.easypaisa = stack.enter_context(easypaisa.EasyPaisaApi())
-        for platform in (self.payu, self.jazzcash, self.easypaisa):
-            platform.url = f"http://localhost:{platform.port}"
-        folder.mkdir()
-        (folder / "products.json").write_text(json.dumps(CATALOGUE))
-        self.server = Server(folder, workers=2, **self._platforms())
-        self.url = self.server.env["APP_URL"] = f"http://127.0.0.1:{self.server.port}"
-        stack.callback(self.server.stop)
-        self.server.start()
-
-    def _platforms(self) -> dict[str, str]:
-        return {
-            "PAYU_POS_ID": payu.POS,
-            "PAYU_CLIENT_ID": payu.POS,
-            "PAYU_CLIENT_SECRET": payu.CLIENT_SECRET,
-            "PAYU_SECOND_KEY": SECOND_KEY,
-            "PAYU_API_URL": self.payu.url,
-            "JAZZCASH_MERCHANT_ID": jazzcash.MERCHANT,
-            "JAZZCASH_PASSWORD": jazzcash.PASSWORD,
-            "JAZZCASH_INTEGRITY_SALT": jazzcash.SALT,
-            "JAZZCASH_API_URL": self.jazzcash.url,
-            "EASYPAISA_STORE_ID": easypaisa.STORE,
-            "EASYPAISA_HASH_KEY": easypaisa.HASH_KEY,
-            "EASYPAISA_USERNAME": easypaisa.USERNAME,
-            "EASYPAISA_PASSWORD": easypaisa.PASSWORD,
-            "EASYPAISA_ACCOUNT": easypaisa.ACCOUNT,
-            "EASYPAISA_API_URL": self.easypaisa.url,
-        }
-
-    def page(self, **more: Any) -> Page:
-        context = self.browser.new_context(base_url=self.url, **more)
-        context.set_default_timeout(15_000)
-        return self.listen(context)
-
-    def listen(self, context: BrowserContext) -> Page:
-        page = context.new_page()
-        page.on("console", lambda said: self.complaints.append(said.text))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        return page
-
-    def order(self, page: Page, package: str = "wave", currency: str = "pln", provider: str | None = None) -> None:
-        """Fill in the package's form, and send it."""
-        page.goto(f"/shop/{package}?currency={currency}")
-        page.get_by_label("Your name").fill("Ann Example")
-        page.get_by_label("Your e-mail address").fill("ann@example.com")
-        if provider:
-            page.get_by_label(provider).check()
-        with page.expect_navigation():  # on a busy machine the form stays on the screen for a while
-            page.get_by_role("button", name="Go to the payment").click()
-
-    def keys(self, page: Page) -> list[str]:
-        """Those on the screen of a paid order, which a slow platform may have kept waiting."""
-        expect(page.get_by_role("heading", level=1)).to_have_text("Thank you: your order is paid")
-        return [field.input_value() for field in page.get_by_label(re.compile("^License key of")).all()]
+from tests.acceptance.street import HOSTILE, Street, fits
 
 
 @pytest.fixture(scope="module")
@@ -131,16 +27,6 @@ def no_complaints(street: Street) -> Iterator[None]:
     yield
     ours = [said for said in street.complaints if not said.startswith("Failed to load resource")]
     assert ours == []
-
-
-def fits(page: Page, width: int = 320) -> bool:
-    """Whether nothing sticks out of a narrow phone."""
-    before = page.viewport_size
-    page.set_viewport_size({"width": width, "height": 640})
-    fit = page.evaluate("document.documentElement.scrollWidth") <= width
-    if before:
-        page.set_viewport_size(before)
-    return bool(fit)
 
 
 def order_id(page: Page) -> str:
@@ -317,3 +203,48 @@ def test_every_page_fits_a_phone_and_the_dark(street, path):
 def brightness(page: Page, what: str) -> float:
     told = page.evaluate(f"getComputedStyle(document.body).getPropertyValue('{what}')")
     return sum(int(part) for part in re.findall(r"\d+", told)[:3]) / 3
+
+
+# ---------------------------------------------------------------------------------------------------- for everybody
+def test_no_page_of_the_shop_keeps_anybody_out(street):
+    need_axe()
+    page, found = street.page(), dict[str, list[str]]()
+
+    def look(called: str) -> None:
+        found[called] = serious_findings(page)
+
+    for path in ("/shop", "/shop/studio?currency=pkr", "/shop/hostile", "/order/A0", "/portal/sign-in"):
+        page.goto(path)
+        look(path)
+    page.goto("/shop/wave?currency=pkr")
+    page.locator("form.order").evaluate("form => form.noValidate = true")
+    with page.expect_navigation():
+        page.get_by_role("button", name="Go to the payment").click()
+    expect(page.get_by_role("alert")).to_be_visible()
+    look("what is to be mended")
+    street.payu.down()
+    try:
+        street.order(page)
+        expect(page.get_by_role("heading", level=1)).to_have_text("The payment waits")
+        look("a platform that is down")
+    finally:
+        street.payu.up()
+    street.order(page)
+    page.get_by_role("button", name="Give up", exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("The order was cancelled")
+    look("a cancelled order")
+    page.get_by_role("button", name="Try again", exact=True).click()
+    page.get_by_role("button", name="Pay", exact=True).click()
+    street.keys(page)
+    look("a paid order")
+    assert {called: findings for called, findings in found.items() if findings} == {}
+
+
+def test_what_keeps_people_out_is_found(street):
+    """Or the test above could not fail."""
+    page = street.page()
+    page.goto("/portal/sign-in")
+    page.evaluate("document.querySelector('label').remove()")
+    page.evaluate("document.querySelector('main p').style.color = '#777'")
+    found = {tuple(finding.split(": ")[:2]) for finding in serious_findings(page)}
+    assert found == {("light", "label"), ("light", "color-contrast"), ("dark", "color-contrast")}

@@ -71,6 +71,10 @@ def test_of_a_product_sold_twice_and_once_more_in_a_bundle_the_quantities_add_up
         ({"a": {"name": "A", "bundle": ["b"]}, "b": {"name": "B", "bundle": ["a"]}}, "products.a.bundle"),
         ({"a": {"name": "A", "bundle": ["none"]}}, "products.a.bundle"),
         ({"a": {"name": "A", "key_prefix": "x y"}}, "products.a.key_prefix"),
+        ({"a": {"name": "A", "buy_url": "http://shop.example"}}, "products.a.buy_url"),
+        ({"a": {"name": "A", "buy_url": "javascript:alert(1)"}}, "products.a.buy_url"),
+        ({"a": {"name": "A", "buy_url": 'https://shop.example/"><b>'}}, "products.a.buy_url"),
+        ({"a": {"name": "A", "buy_url": "https://" + "x" * 500}}, "products.a.buy_url"),
         (
             {
                 "a": {"name": "A", "platform_ids": {"gumroad": ["X"]}},

@@ -213,6 +213,21 @@ class StoreContract(OrderBookContract, ABC):
             states = [license.is_active for _, license in reader.licenses_of("ann@example.com")]
             assert states == [False, True, True]
 
+    def test_purchases_are_found_by_every_address_that_was_named_in_them(self, store, another):
+        keep(store, sold(1, email="Ann@Example.com"), sold(2), sold(3, email="bob@example.com"))
+        store.tidy(force=True)
+        moved = {"source": "owner", "email": "bob@example.com"}
+        keep(
+            store,
+            entry(EventKind.REFUND, "s1:refund", said={"sale_id": "s1", "email": None}),
+            entry(EventKind.OWNER_TRANSFER, "owner:1", said=moved, license_keys=("KEY-2",)),
+        )
+        for reader in (store, another()):
+            found = [told(one) for one in reader.purchases_of("ANN@example.com ")]
+            assert sorted(found) == [["s1:sale", "s1:refund"], ["s2:sale", "owner:1"]]
+            assert sorted(map(told, reader.purchases_of("bob@example.com"))) == [["s2:sale", "owner:1"], ["s3:sale"]]
+            assert [reader.purchases_of(other) for other in ("", "ann", "eve@example.com")] == [[], [], []]
+
     # ------------------------------------------------------------------------------------------------ devices
     def test_device_lines_are_kept_in_order_for_each_license(self, store, another):
         keep(store, sold(1), sold(2))

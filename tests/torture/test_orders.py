@@ -14,7 +14,7 @@ import pytest
 
 from server.domain.order import OrderFile, OrderLine, Step
 from server.platforms.base import RefundWord
-from server.services.order_refunds import OrderRefunds, Standing
+from server.services.order_refunds import OrderRefunds, RefundStanding
 from server.storage import log
 from tests.storage.backroom import room_for
 from tests.torture.account import Torture
@@ -171,7 +171,7 @@ def asks_while_it_is_on_its_way(front: Front) -> list[Any]:
 def test_a_refund_that_another_request_just_asks_for_is_in_doubt_and_not_refused() -> None:
     with room_for() as room:
         front = Front(room)
-        assert asks_while_it_is_on_its_way(front) == [Standing.IN_DOUBT, Standing.ACCEPTED]
+        assert asks_while_it_is_on_its_way(front) == [RefundStanding.IN_DOUBT, RefundStanding.ACCEPTED]
         assert len(front.bank.refunds()) == 1
         assert front.found().of(Step.REFUND_REFUSED) == []
 

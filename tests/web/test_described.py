@@ -27,6 +27,7 @@ from server.domain.keys import license_id
 from server.services.sign_in import Session
 from server.web.operations import OPERATIONS
 from tests.conftest import OWNER_KEY, SECRET, Clock, sale_ping
+from tests.device_codes import device_code
 from tests.signed_answers import SEED
 from tests.standins import jazzcash, payu
 from tests.standins.payu_notices import SECOND_KEY
@@ -114,13 +115,18 @@ class Api:
             "order": order["order_id" if named == "id" else "order_number"],
             "order_id": order["order_id"],
             "package": "wave",
+            "payment": self.shop.services.payments.of("ann@example.com")[-1].id,
+            "platform": "payu",
             "token": self.shop.services.customers.links.make("ann@example.com").rpartition("/")[2],
         }
         for name in set(case.path_parameters or {}) & set(there):
             case.path_parameters[name] = there[name]
+        if case.path.startswith("/portal/licenses") and "/devices/" in case.path:
+            assert self.shop.code(self.mine, hardware_id="pc") == "VALID"
         if isinstance(case.body, dict):
             known = ORDER | {"license_key": self.key, "license": self.key, "product_id": "wave", "tier": "wave"}
-            known |= {"csrf_token": csrf_token, "number": 1}
+            known |= {"csrf_token": csrf_token, "number": 1, "since": "2026-11-01", "until": "2026-12-01"}
+            known |= {"device_code": device_code("pc", "Laptop")}
             case.body |= {name: known[name] for name in case.body if name in known}
             if "payment_provider" in case.body:
                 case.body |= {"currency": "pln"}

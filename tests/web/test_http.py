@@ -9,12 +9,12 @@ import logging
 import re
 
 import pytest
-from flask import g
 
+from server.services import trace
 from server.web import logs
 from server.web.logs import JsonLines, masked
 from server.wiring import build
-from tests.conftest import SECRET, Shop, sale_ping, settings_for
+from tests.conftest import SECRET, Shop, form, sale_ping, settings_for
 
 
 def test_every_answer_has_a_request_id(shop):
@@ -64,7 +64,7 @@ def test_the_line_of_a_request_is_the_same_whoever_else_hears_it(shop, capsys, m
         {"platform": "gumroad", "why": "ann@example.com", "seq": 7},
     )
     with shop.app.test_request_context():
-        g.request_id = "abc"
+        trace.request_id.set("abc")
         assert logs._only_ours_hears(logger)
         logs.info(logger, "said", fields)
         logger.addFilter(bool)  # any filter of a host's
@@ -74,6 +74,73 @@ def test_the_line_of_a_request_is_the_same_whoever_else_hears_it(shop, capsys, m
     assert [*alone] == "ts level logger message request_id platform why seq".split()
     assert alone | {"ts": ""} == heard_too | {"ts": ""}
     assert alone["why"] == "***@***"
+
+
+def test_the_request_that_brought_a_sale_is_named_all_the_way_to_its_letter(shop, capsys, monkeypatch):
+    """The letter goes out later, and by whom it may: the ledger's line says whose it is."""
+    monkeypatch.setattr(logging.getLogger("server"), "handlers", [logs._OURS])
+    ping = form(sale_ping("s1", "ann@example.com"))
+    kind = "application/x-www-form-urlencoded"
+    for request_id in ("first-of-ann", "repeat-of-it"):
+        headers = {"X-Request-Id": request_id}
+        shop.client.post(f"/api/v1/webhooks/gumroad?secret={SECRET}", data=ping, content_type=kind, headers=headers)
+    assert [line["request_id"] for line in shop.ledger()] == ["first-of-ann"]
+    again = build(settings_for(shop.folder), shop.clock)  # another process
+    shop.client.get("/health", headers={"X-Request-Id": "someone-else"})
+    again.outbox.send_due()
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    path = [(line["message"], line.get("request_id"), line["seq"]) for line in lines if "seq" in line]
+    assert path == [
+        ("webhook recorded", "first-of-ann", 1),
+        ("webhook recorded", "repeat-of-it", 1),
+        ("letter", "first-of-ann", 1),
+    ]
+    (letter,) = [line for line in lines if line["message"] == "letter"]
+    assert (letter["kind"], letter["state"], letter["attempts"]) == ("delivery", "sent", 1)
+
+
+def test_no_letter_with_a_link_to_sign_in_is_told_of(shop, capsys, monkeypatch):
+    """What became of it would tell whose address is known."""
+    monkeypatch.setattr(logging.getLogger("server"), "handlers", [logs._OURS])
+    shop.sale()
+    shop.client.post("/api/v1/portal/sign-in", json={"email": "ann@example.com"})
+    shop.services.outbox.send_due()
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["kind"] for line in lines if line["message"] == "letter"] == ["delivery"]
+
+
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+def test_health_is_a_page_for_people_and_json_for_machines(shop):
+    """Load balancers and Docker send `*/*`, or nothing at all."""
+    for accept in ({}, {"Accept": "*/*"}, {"Accept": "application/json"}):
+        told = shop.client.get("/health", headers=accept)
+        assert (told.mimetype, [*told.json]) == ("application/json", ["status", "version", "storage", "checks"])
+    page = shop.client.get("/health", headers=BROWSER)
+    assert (page.status_code, page.mimetype, page.headers["Cache-Control"]) == (200, "text/html", "no-store")
+    assert "<h1>All is well</h1>" in page.text
+    assert page.headers["Vary"] == "Accept"
+
+
+def test_the_page_of_health_tells_what_is_wrong_and_escapes_it(shop):
+    (shop.folder / "products.json").write_text('{"products": {"<script>": 1}}')
+    page = shop.client.get("/health", headers=BROWSER)
+    assert (page.status_code, "<h1>Not all is well</h1>" in page.text) == (200, True)
+    assert "Catalogue: trouble" in page.text
+    assert "<script>" not in page.text
+
+
+def test_the_page_of_health_is_503_where_nothing_can_be_written(shop, monkeypatch):
+    monkeypatch.setattr("os.fsync", _full)
+    for headers in (BROWSER, {}):
+        told = shop.client.get("/health", headers=headers)
+        shop.app.extensions.pop("keyledger.probed")
+        assert (told.status_code, told.headers["Retry-After"]) == (503, "30")
+
+
+def _full(descriptor):
+    raise OSError(errno.ENOSPC, "no space left on device")
 
 
 class FullDisk(io.StringIO):

@@ -15,6 +15,7 @@ from server.domain import money
 from server.domain.order import Order, OrderState
 from server.domain.purchase import EventKind, Outcome, PurchaseEvent
 from server.services.backlog import Backlog
+from server.services.payments import Payments
 from server.services.revenue import purchase_stats
 from tests.conftest import Clock
 from tests.services.bazaar import Bazaar, bazaar_in
@@ -78,6 +79,11 @@ def test_order_license_and_sums_agree_whatever_is_told_in_whatever_order(counter
     assert license.is_active == (counter.state(order) is not OrderState.REFUNDED)
     assert license.is_active == (back_of_it < order.amount)
     assert went_back(counter) - before == back_of_it
+    history = counter.store.history([order.ledger_name])
+    (receipt,) = Payments(counter.store, counter.catalogue)._of_purchase(history, order.email)
+    assert money.minor_units(receipt.net, "pln") == order.amount - back_of_it
+    changes = (money.minor_units(one.amount, "pln") for one in receipt.back if one.amount)
+    assert sum(changes) == -back_of_it
 
 
 def test_an_order_that_went_back_in_parts_is_counted_as_one_that_went_back(counter):

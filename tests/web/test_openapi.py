@@ -14,11 +14,13 @@ import pytest
 from openapi_spec_validator import validate
 
 from server.platforms import PLATFORMS
+from server.web.openapi import CODES
 from server.web.operations import OPERATIONS
 from server.web.responses import STATUS
 from tests.conftest import Shop
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +39,9 @@ def routes(app) -> set[tuple[str, str]]:
         path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule.replace("<name>", "{license}"))
         path = path.replace("{package_name}", "{package}")
         by_post = [name for name, platform in PLATFORMS.items() if "POST" in platform.methods]
-        for platform in by_post if "{platform}" in path else [""]:
+        for platform in by_post if "webhooks/{platform}" in path else [""]:
             methods = rule.methods - {"HEAD", "OPTIONS"}
-            found |= {(method.lower(), path.replace("{platform}", platform)) for method in methods}
+            found |= {(method.lower(), path.replace("{platform}", platform or "{platform}")) for method in methods}
     return found
 
 
@@ -111,6 +113,33 @@ def test_it_tells_which_answers_are_signed(told):
         if "Signature" in one["responses"].get("200", {}).get("headers", {})
     }
     assert signed == {f"/api/v1/licenses/{route}" for route in ("validate", "activate", "deactivate", "file")}
+
+
+def test_every_body_and_every_json_answer_has_an_example(told):
+    lacking = [
+        (method, path)
+        for path, methods in told["paths"].items()
+        for method, one in methods.items()
+        for part in (one.get("requestBody", {}), *one["responses"].values())
+        for media, content in part.get("content", {}).items()
+        if "example" not in content
+        and "html" not in media
+        and path not in ("/openapi.json", "/api/v1/webhooks/easypaisa")
+    ]
+    assert lacking == []
+
+
+def test_every_code_of_an_error_is_told_with_its_status(told):
+    """Those of the tree of errors, and those that stand as a word where one is raised."""
+    source = "\n".join(path.read_text() for path in (ROOT / "server").rglob("*.py"))
+    kinds = "|".join(kind.__name__ for kind in STATUS)
+    raised = set(re.findall(rf'(?:{kinds})\(\s*f?"[^"]*", "([A-Z_]+)"\s*\)', source))
+    of_the_tree = {kind.code for kind in STATUS}
+    assert {"UNKNOWN_TIER", "CSRF", "LIFETIME"} <= raised
+    assert raised | of_the_tree <= {code for codes in CODES.values() for code in codes}
+    for status, codes in CODES.items():
+        answer = told["paths"]["/api/v1/licenses"]["post"]["responses"].get(str(status))
+        assert answer is None or all(f"`{code}`" in answer["description"] for code in codes)
 
 
 def test_the_examples_are_of_the_types_they_stand_for(told):

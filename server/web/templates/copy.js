@@ -10,7 +10,7 @@ document.querySelectorAll("button[data-copies]").forEach((button) => {
       document.execCommand("copy");
     }
     said.textContent = "";
-    said.textContent = "The key of " + button.dataset.of + " is copied.";
+    said.textContent = button.dataset.said || "The key of " + button.dataset.of + " is copied.";
     button.textContent = "Copied";
   });
 });
