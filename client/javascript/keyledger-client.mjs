@@ -161,7 +161,7 @@ const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$/
  * the file alone is judged).
  */
 export async function checkLicenseFile(text, keys, here, now) {
-  const found = [...String(text).matchAll(FILE)]
+  const found = [...String(text).slice(0, MOST_BYTES).matchAll(FILE)]
   const inside = found.length === 1 ? jsonIn(fromBase64(found[0][1].replace(/[> \t\r\n]/g, ''))) : null
   if (!isObject(inside) || inside.alg !== 'ed25519') return { result: 'UNREADABLE' }
   const [signature, said] = [fromBase64(inside.sig), fromBase64(inside.enc)]
@@ -684,7 +684,7 @@ export class LicenseClient {
     const heard = await this.#ask('file', key, seen.machine, this.#deadline(), { device_name: this.#deviceName })
     if (!heard.verdict) return noVerdict(heard.code, heard)
     if (heard.verdict.valid) return this.#accept(key, heard, seen)
-    if (this.#isKept(key, seen)) await this.#deny(heard) // another key that is refused takes nothing away
+    await this.#deny(key, heard)
     return this.#refused(heard)
   }
 
@@ -700,8 +700,15 @@ export class LicenseClient {
       const state = await this.#shelf.change((kept) => ({ missed: kept.missed ?? this.#clock() }))
       return this.#offline({ ...seen, state }, heard)
     }
-    if (heard.verdict.valid) return this.#accept(key, await this.#withFile(key, heard, seen, deadline), seen)
-    await this.#deny(heard)
+    if (heard.verdict.valid) {
+      return this.#accept(
+        key,
+        await this.#withFile(key, heard, seen, deadline),
+        seen,
+        (kept) => kept.license_key === key,
+      )
+    }
+    await this.#deny(key, heard)
     return this.#refused(heard)
   }
 
@@ -740,15 +747,17 @@ export class LicenseClient {
   }
 
   // -------------------------------------------------------------------------------------------- what follows
-  async #accept(key, heard, seen) {
+  /** What another window or process has entered or given back meanwhile stays so, unless the key is new. */
+  async #accept(key, heard, seen, isStill = () => true) {
     const text = heard.verdict.license_file
     const brought = await this.#fileIn(text, key, seen, heard.at)
-    const file = this.#isKept(key, seen) ? {} : { file: null } // what is kept for another key is good for nothing
-    if (brought.result === 'GOOD') Object.assign(file, { file: text, issued: Date.parse(brought.says.issued) })
     const now = { seen: heard.at, ahead: this.#clock() - heard.at }
-    const fresh = { license_key: key, last_id: seen.machine, denied: null, missed: null, ...now, ...file }
-    const state = await this.#shelf.change(() => fresh)
-    const kept = await this.#fileIn(state.file, key, seen, heard.at)
+    const fresh = { license_key: key, last_id: seen.machine, denied: null, missed: null, ...now }
+    if (brought.result === 'GOOD') Object.assign(fresh, { file: text, issued: Date.parse(brought.says.issued) })
+    const nothing = { file: null } // what is kept for another key is good for nothing
+    const changes = (kept) => (isStill(kept) ? { ...(this.#isKept(key, kept) ? {} : nothing), ...fresh } : {})
+    const state = await this.#shelf.change(changes)
+    const kept = brought.result === 'GOOD' ? brought : await this.#fileIn(state.file, key, seen, heard.at)
     const graceEnd = kept.result === 'GOOD' ? kept.says.expires : null
     return { ...this.#told(heard, noVerdict('VALID')), valid: true, state: 'valid', graceEnd }
   }
@@ -770,15 +779,16 @@ export class LicenseClient {
     return text ? checkLicenseFile(text, this.#keys, here, now) : { result: 'NO_FILE' }
   }
 
-  #deny({ verdict, at }) {
+  /** Another key that is refused takes nothing from the one that is kept. */
+  #deny(key, { verdict, at }) {
     const license = { license_id: verdict.license?.id ?? null, expiry: verdict.license?.expiry_date ?? null }
     const denied = { code: verdict.code, at, ...license, help_url: this.#helpIn(verdict) }
-    return this.#shelf.change(() => ({ denied, missed: null, seen: at }))
+    return this.#shelf.change((kept) => (this.#isKept(key, kept) ? { denied, missed: null, seen: at } : {}))
   }
 
-  #isKept(key, { state }) {
+  #isKept(key, { license_key: kept }) {
     const ids = licenseIds(key, this.#keyPrefix)
-    return Boolean(state.license_key) && licenseIds(state.license_key, this.#keyPrefix).some((id) => ids.includes(id))
+    return Boolean(kept) && licenseIds(kept, this.#keyPrefix).some((id) => ids.includes(id))
   }
 
   /** The verdict of what is kept. `why` says why the server was not heard, where it was asked. */

@@ -130,16 +130,16 @@ def _clocks() -> Iterator[Story]:
     yield (
         Story("who puts the clock back gains nothing; an answer mends it")
         .activated()
-        .later("silent", at=31 * DAY)
+        .later("silent", at=month + DAY / 4)
         .does("validate", "unreachable", "EXPIRED")
         .later(off=-2 * DAY)
         .does("validate", "unreachable", "CLOCK_BACK")
         .later(off=-DAY / 2)
         .does("validate", "unreachable", "EXPIRED")
         .later("VALID", off=-2 * DAY)
-        .does("validate", "valid", "VALID", month + 31 * DAY)
+        .does("validate", "valid", "VALID", 2 * month + DAY / 4)
         .later("silent")
-        .does("validate", "grace", "VALID", month + 31 * DAY)
+        .does("validate", "grace", "VALID", 2 * month + DAY / 4)
     )
     yield (
         Story("a clock that is a day behind is within bounds; a second more is not")
@@ -150,6 +150,18 @@ def _clocks() -> Iterator[Story]:
         .does("status", "unreachable", "CLOCK_BACK")
         .later(off=timedelta())
         .does("status", "valid", "VALID", month)
+    )
+    yield (
+        Story("an answer mends a clock that ran ahead for a while")
+        .activated()
+        .later("silent", off=20 * DAY)
+        .does("validate", "grace", "VALID", month)
+        .later(at=2 * DAY, off=timedelta())
+        .does("validate", "unreachable", "CLOCK_BACK")
+        .later("VALID")
+        .does("validate", "valid", "VALID", month + 2 * DAY)
+        .later("silent")
+        .does("validate", "grace", "VALID", month + 2 * DAY)
     )
     for name, off in (("behind", -3650 * DAY), ("ahead", 3650 * DAY)):
         yield (
@@ -226,6 +238,19 @@ def _files() -> Iterator[Story]:
         .does("validate", "grace", "VALID", 35 * DAY)
     )
 
+    yield (
+        Story("an older file does not turn the time back")
+        .later(at=DAY)
+        .activated()
+        .later("silent", at=20 * DAY)
+        .does("validate", "grace", "VALID", 31 * DAY)
+        .later(off=-10 * DAY)
+        .does("install", "unreachable", "CLOCK_BACK", file=brought(NOW))
+        .does("status", "unreachable", "CLOCK_BACK")
+        .later(off=timedelta())
+        .does("status", "valid", "VALID", 30 * DAY)
+    )
+
 
 def _keys() -> Iterator[Story]:
     month = DAYS * DAY
@@ -245,6 +270,14 @@ def _keys() -> Iterator[Story]:
         .does("activate", "valid", "VALID", month + 2 * DAY, license_key=OTHER_KEY)
         .later("silent")
         .does("validate", "grace", "VALID", month + 2 * DAY)
+    )
+    other = {"id": license_id(OTHER_KEY), "key_sha256": hashlib.sha256(OTHER_KEY.encode()).hexdigest()}
+    yield (
+        Story("a file of another license takes the place of the key")
+        .activated()
+        .later("silent")
+        .does("install", "valid", "VALID", month, file=brought(NOW, license=other))
+        .does("validate", "valid", "VALID", month)
     )
     yield (
         Story("what is no key is asked of nobody")

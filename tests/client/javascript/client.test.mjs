@@ -370,10 +370,32 @@ test('the state is on the disk before it takes the place of the old one', async 
 })
 
 test('nobody else reads the state, and nothing is left beside it', { skip: process.platform === 'win32' }, async () => {
-  const { client, stateDir } = await activated()
+  const { client, stateDir } = await activated({ stateDir: path.join(await standin.folder(), 'app', 'license') })
   await client.validate()
   assert.deepEqual((await fs.readdir(stateDir)).sort(), ['license.backup.json', 'license.json'])
-  assert.equal((await fs.stat(path.join(stateDir, 'license.json'))).mode & 0o077, 0)
+  for (const name of ['.', 'license.json']) {
+    assert.equal((await fs.stat(path.join(stateDir, name))).mode & 0o077, 0)
+  }
+})
+
+test('who is at work on the state is waited for', async () => {
+  const { client, stateDir } = await activated()
+  const lock = path.join(stateDir, 'license.lock')
+  await fs.writeFile(lock, '')
+  const { open } = fs
+  let tries = 0
+  fs.open = async (file, ...given) => {
+    if (file === lock && ++tries === 3) await fs.unlink(lock) // now he is done
+    return open(file, ...given)
+  }
+  server.code = 'SUSPENDED'
+  try {
+    await client.validate()
+  } finally {
+    Object.assign(fs, { open })
+  }
+  assert.equal(tries >= 3, true)
+  assert.deepEqual(short(await client.status()), [false, 'denied', 'SUSPENDED'])
 })
 
 test('the lock of one who was killed is broken', async () => {
@@ -384,6 +406,7 @@ test('the lock of one who was killed is broken', async () => {
   server.code = 'SUSPENDED'
   await client.validate()
   assert.deepEqual(short(await client.status()), [false, 'denied', 'SUSPENDED'])
+  await assert.rejects(fs.stat(lock), { code: 'ENOENT' })
 })
 
 test('several processes on one folder: each state is whole, and no key is lost', async () => {
@@ -406,6 +429,26 @@ test('several processes on one folder: each state is whole, and no key is lost',
   assert.deepEqual([state.license_key, state.last_id], [KEY, LAPTOP_ID])
   assert.deepEqual((await fs.readdir(stateDir)).sort(), ['license.backup.json', 'license.json'])
 })
+
+for (const code of ['VALID', 'SUSPENDED']) {
+  test(`what another window gave back or entered meanwhile stays so: ${code}`, async () => {
+    for (const entered of [null, OTHER_KEY]) {
+      const { client, stateDir, system } = await activated()
+      const window = (await clientOf(server, { stateDir, system })).client
+      server.code = code
+      server.instead = [
+        async (_, response, signed) => {
+          server.code = 'VALID'
+          await (entered ? window.activate(entered) : window.deactivate())
+          answer(response, signed)
+        },
+      ]
+      assert.equal((await client.validate()).code, code)
+      const state = JSON.parse(await fs.readFile(path.join(stateDir, 'license.json')))
+      assert.deepEqual([state.license_key, state.denied], [entered, null])
+    }
+  })
+}
 
 test('verbs that are called at once go one after another', async () => {
   const { client } = await clientOf(server)

@@ -134,7 +134,7 @@ const WINDOWS = {
 
 function windows(told, asked = []) {
   const run = async (file, args) => {
-    asked.push(file)
+    asked.push([file, ...args.filter((arg) => !arg.includes(';'))].join(' '))
     const name = Object.keys(told).find((word) => args.includes(word))
     if (told[name] === undefined) throw new Error('timed out')
     return told[name]
@@ -151,10 +151,12 @@ test('Windows: the registry, and what PowerShell knows of disk and cards', async
     cards: ['A4:83:E7:01:23:45', '3C:7C:3F:AA:BB:CC'],
     failed: [],
   })
-  assert.deepEqual([...new Set(asked)].sort(), [
-    'C:\\WINDOWS\\System32\\WindowsPowerShell\\v1.0\\powershell.exe',
-    'C:\\WINDOWS\\System32\\reg.exe',
-  ]) // by their whole paths: a program of the same name beside the app is never started
+  // By their whole paths: a program of the same name beside the app is never started.
+  assert.deepEqual(asked, [
+    'C:\\WINDOWS\\System32\\reg.exe query HKLM\\SOFTWARE\\Microsoft\\Cryptography /v MachineGuid /reg:64',
+    'C:\\WINDOWS\\System32\\reg.exe query HKLM\\SYSTEM\\HardwareConfig /v LastConfig /reg:64',
+    'C:\\WINDOWS\\System32\\WindowsPowerShell\\v1.0\\powershell.exe -NoProfile -NonInteractive -Command',
+  ])
 })
 
 test('Windows: a disk of a virtual machine is none', async () => {
