@@ -25,7 +25,7 @@ import msgspec
 from scripts.asking import ask_service
 from scripts.printing import FINDINGS, Command, complain, output_options, plain, progress, show, show_json
 from server.domain.purchase import PurchaseEvent
-from server.errors import BadRequest, SettingsError, Unprocessable
+from server.errors import BadRequest, KeyledgerError, SettingsError, Unprocessable
 from server.platforms import PLATFORMS
 from server.services.audit import read_moment
 from server.services.order_record import record_of as orders_of
@@ -39,6 +39,7 @@ from server.wiring import Services, open_services
 COLUMNS = "finding sale_id email told repair".split()  # as many as a screen has room for
 CSV_COLUMNS = "finding field sale_id email platform ledger license_keys repair".split()
 MOST_HINTS = 20
+IDLE_STEPS = 6  # after which a platform that does not answer the service is left alone
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -163,15 +164,18 @@ def read_all(platform: str, statement: Statement, since: datetime) -> Sequence[P
 # ---------------------------------------------------------------------------------------------------- over HTTP
 def ask_in_steps(url: str, platform: str, asked: dict[str, Any]) -> dict[str, Any]:
     """The service works for seconds and is asked again until it is done; what it repaired is added up."""
-    done = 0
+    done = pages = idle = 0
     with progress(f"{platform}, at {url}") as tick:
-        while True:
+        while idle < IDLE_STEPS:
             report = ask_service(url, f"/reconcile/{platform}", asked)
             done += report["repaired"]
             if report["state"] == "done":
                 return report | {"repaired": done}
-            tick(report["pages"], 0)
-            time.sleep(report["wait"])
+            gets_on = report["repaired"] > 0 or report["pages"] > pages
+            idle, pages = 0 if gets_on else idle + 1, report["pages"]
+            tick(pages, 0)
+            time.sleep(max(report["wait"], idle**2))
+    raise KeyledgerError(f"{platform} does not answer {url}: start again later, it goes on where it stopped")
 
 
 def tell_report(report: dict[str, Any], form: str | None) -> None:
@@ -180,7 +184,8 @@ def tell_report(report: dict[str, Any], form: str | None) -> None:
     elif form == "csv":
         show(report["findings"], CSV_COLUMNS, form)
     else:
-        show([in_short(row) for row in report["findings"]], COLUMNS, form) if report["findings"] else None
+        if report["findings"]:
+            show([in_short(row) for row in report["findings"]], COLUMNS, form)
         notes = [
             f"note: nobody mapped {one['product']} ({counted(one['sales'], 'sale')})" for one in report["unmapped"]
         ]

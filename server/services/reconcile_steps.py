@@ -35,7 +35,7 @@ from server.storage.base import Store
 
 EARLIER = {"stripe": timedelta(days=30)}  # an invoice is listed by when it was made, and may be paid weeks later
 STEP = 8.0  # seconds after which a step begins nothing new: a worker answers for 30 at most
-REPAIRS = 200  # of one step
+REPAIRS = 100  # of one step: each is synced
 
 
 class Report(TypedDict):
@@ -92,10 +92,10 @@ class ReconcileSteps:
             pages = 0
             try:
                 for pages in statement.reading(since - EARLIER.get(platform, timedelta(0))):
-                    if self._seconds() >= deadline and not statement.is_whole:
+                    if self._seconds() >= deadline:
                         return _reading(pages, 0)
             except _ComeAgain as rest:
-                return _reading(pages, math.ceil(rest.seconds))
+                return _reading(pages, max(1, math.ceil(rest.seconds)))
             report = self._compare(platform, statement, since, until, is_applied, deadline)
             if report["state"] == "done":
                 statement.forget()

@@ -66,7 +66,6 @@ class Statement:
         self._lock = durable.Lock(folder / f"reconcile-{platform.name}.lock", patience=0)
         self.begun = clock()
         self.events: list[PurchaseEvent] = []
-        self.is_whole = False
         self.unreadable = self.pages = 0
         self.resumed = 0  # pages that an earlier run had read
 
@@ -96,7 +95,6 @@ class Statement:
         while not pages or pages[-1].next is not None:
             pages.append(self._page(since, pages[-1].next if pages else None))
             self._append(pages[-1])
-            self.is_whole = pages[-1].next is None
             yield len(pages)
         self.pages = len(pages)
         self.unreadable = sum(page.unreadable for page in pages)

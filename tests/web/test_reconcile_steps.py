@@ -82,6 +82,7 @@ def test_reading_goes_on_where_the_step_before_stopped(shop, api):
     first = ask(shop)
     assert (first["state"], first["pages"], first["verdict"]) == ("reading", 1, None)
     assert (ask(shop)["pages"], shop.ledger()) == (2, [])
+    assert ask(shop)["state"] == "reading", "there is time for a comparison in the next step"
     last = ask(shop, apply=True)
     assert (last["state"], last["compared"], last["repaired"]) == ("done", 25, 25)
     assert len(api.asked) == 3, "no page is read twice"
@@ -111,6 +112,7 @@ def test_when_it_is_late_nothing_more_is_asked_one_by_one(shop, api):
     shop.post(sale_ping("s1==", "ann@example.com"))
     api.sales.clear()
     hurried(shop)
+    assert ask(shop)["state"] == "reading"
     told = ask(shop)
     assert (told["state"], told["unchecked"], told["findings"]) == ("done", 1, [])
 
