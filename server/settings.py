@@ -279,9 +279,18 @@ def _seed_of_pem(text: str) -> bytes:
     return key.private_bytes_raw() if isinstance(key, Ed25519PrivateKey) else b""
 
 
+_HASH = re.compile(
+    r"(?:scrypt:(?P<n>\d{1,8}):\d{1,3}:\d{1,3}\$[^$\s]{8,}\$[0-9a-f]{128}"
+    r"|pbkdf2:sha(?:256:\d{1,8}\$[^$\s]{8,}\$[0-9a-f]{64}|512:\d{1,8}\$[^$\s]{8,}\$[0-9a-f]{128}))"
+)
+
+
 def _password_hash(name: str, text: str) -> str:
-    if not re.fullmatch(r"(scrypt|pbkdf2)[^$]*\$[^$]+\$[0-9a-f]+", text):
-        raise SettingsError(f"{name} is no password hash of werkzeug.security.generate_password_hash")
+    """What could not be checked when the owner signs in is refused now: scrypt wants a power of two, for example."""
+    found = _HASH.fullmatch(text)
+    n = int(found["n"] or 2) if found else 0
+    if n < 2 or n & (n - 1):
+        raise SettingsError(f"{name} is no password hash: scripts/password.py makes one (in single quotes in .env)")
     return text
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import atexit
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,29 +12,36 @@ from server.domain.rate import Rate
 from server.errors import StorageUnavailable
 from server.platforms import PLATFORMS, Platform
 from server.platforms.base import Checkout
+from server.services.attention import Attention
 from server.services.audit import PurchaseAuditLog
+from server.services.backlog import Backlog
 from server.services.caretaker import Caretaker, threads_run
 from server.services.catalogue_file import CatalogueFile
 from server.services.checkout import Desk
 from server.services.customers import Customers
+from server.services.deliveries import NOBODY, Deliveries, Reason
+from server.services.figures import Figures
 from server.services.fulfilment import Fulfilment
 from server.services.inquiries import Inquiries
 from server.services.letters import DAMAGED
 from server.services.license_files import LicenseFiles
-from server.services.license_manager import LicenseManager
+from server.services.license_manager import OWNER, LicenseManager
+from server.services.license_search import LicenseSearch
 from server.services.limits import SLOWER, RateLimits
 from server.services.mailer import ConsoleMailer, Mailer, SmtpMailer
 from server.services.order_refunds import OrderRefunds
 from server.services.outbox import Outbox
+from server.services.owner_sign_in import LONGEST, OwnerSignIn
 from server.services.packages import Packages
 from server.services.payments import Payments
 from server.services.receipt import Receipts
 from server.services.reconcile_steps import ReconcileSteps
-from server.services.seats import Seats
+from server.services.second_look import SecondLook
 from server.services.settlement import Settlement
 from server.services.signing import Signing
 from server.settings import Settings, load_settings
 from server.storage.base import Store
+from server.storage.deliveries import DeliveryTable
 from server.storage.flatfile import FlatFileStore
 from server.storage.limits import LimitTable
 from server.storage.tallies import Tallies
@@ -58,14 +65,21 @@ class Services:
     refunds: OrderRefunds
     receipts: Receipts
     licenses: LicenseManager
+    search: LicenseSearch
     signing: Signing
     files: LicenseFiles
     outbox: Outbox
     customers: Customers
     payments: Payments
     audit: PurchaseAuditLog
+    deliveries: Deliveries
+    second_look: SecondLook
     limits: RateLimits | None
     tallies: Tallies
+    owner: OwnerSignIn | None
+    figures: Figures
+    backlog: Backlog
+    attention: Attention
 
     def close(self) -> None:
         """Write at once what is still due; what a killed process leaves undone is redone from the ledger."""
@@ -98,7 +112,12 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
     packages = Packages(catalogue)
     licenses = LicenseManager(store, catalogue, fulfilment, clock)
     signing = Signing(settings.signing_key)
+    figures = Figures(store, clock)
+    backlog = Backlog(store, catalogue, fulfilment, figures.waiting)
+    deliveries = _deliveries(settings, platforms, clock)
     outbox = Outbox(store, _mailer(settings), catalogue, inquiries, settlement, settings, clock)
+    table, rate, password = _limit_table(settings), Rate.of(settings.rate_limit), settings.admin_password_hash
+    limits = RateLimits(table, rate, licenses.seats) if rate else None
     return Services(
         settings=settings,
         clock=clock,
@@ -114,13 +133,20 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
         refunds=OrderRefunds(store, platforms, inquiries, settlement, settings.refund_window_days, clock),
         receipts=Receipts(store, catalogue),
         licenses=licenses,
+        search=LicenseSearch(store, licenses, (*PLATFORMS, OWNER), clock),
         signing=signing,
         files=LicenseFiles(signing, catalogue),
         outbox=outbox,
         customers=Customers(store, catalogue, outbox, settings, clock),
         payments=Payments(store, catalogue),
         audit=PurchaseAuditLog(store),
-        limits=_limits(settings, licenses.seats),
+        deliveries=deliveries,
+        second_look=SecondLook(store, platforms, fulfilment, inquiries, settlement, backlog),
+        limits=limits,
+        owner=OwnerSignIn(password, settings, store.shelf, table, clock) if password else None,
+        figures=figures,
+        backlog=backlog,
+        attention=Attention(store, settings, catalogue, backlog, outbox, deliveries, limits, clock),
         tallies=Tallies(settings.data_dir / "metrics" if settings.admin_api_key else None),
     )
 
@@ -149,12 +175,16 @@ def caretakers(services: Services) -> tuple[Caretaker, Caretaker]:
     return Caretaker("tidy", tidy, threads), Caretaker("mail", mail, threads)
 
 
-def _limits(settings: Settings, seats: Seats) -> RateLimits | None:
+def _deliveries(settings: Settings, on: Collection[str], clock: Clock) -> Deliveries:
+    table = DeliveryTable(settings.data_dir / "webhooks.table", (*PLATFORMS, NOBODY), tuple(Reason))
+    return Deliveries(table, on, PLATFORMS, clock)
+
+
+def _limit_table(settings: Settings) -> LimitTable:
+    """One table for all that is limited; `longest` is the longest period of all its buckets."""
     rate = Rate.of(settings.rate_limit)
-    if rate is None:
-        return None
-    longest = rate.period * max(SLOWER.values())
-    return RateLimits(LimitTable(settings.data_dir / "limits.table", settings.secret_key[0], longest), rate, seats)
+    longest = max(LONGEST, rate.period * max(SLOWER.values()) if rate else 0)
+    return LimitTable(settings.data_dir / "limits.table", settings.secret_key[0], longest)
 
 
 def _mailer(settings: Settings) -> Mailer:

@@ -23,10 +23,12 @@ class Sizes:
     lookups: int = 5_000  # before memory is read
     rounds: int = 4
     starts: int = 3
+    dashboard: int = 100_000  # licenses
+    visits: int = 9  # to each page
 
 
 FULL = Sizes()
-QUICK = Sizes(middles=(1_000,), large=11_000, validations=300, sales=250, lookups=1_000, rounds=2, starts=2)
+QUICK = Sizes(middles=(1_000,), large=11_000, validations=300, sales=250, lookups=1_000, rounds=2, starts=2, visits=5)
 
 
 class Run:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -107,8 +107,68 @@ class License(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
         )
 
     def status(self, now: datetime) -> Status:
-        """active, expired, suspended or banned: the word in public answers."""
-        return _STATUS.get(standing(self, now), "active")
+        return status_of(self, now)
+
+
+class Glance(msgspec.Struct, kw_only=True, gc=False):
+    """What of a record tells its age and its status: cheaper to read than all of it."""
+
+    created_date: Moment
+    expiry_date: Moment | None
+    is_active: bool
+    product_id: str | None = None
+    inactive_reason: Reason | None = None
+    grace_days: int = DEFAULT_GRACE
+
+
+class FullGlance(Glance, kw_only=True, gc=False):
+    """And the texts by which it is looked for."""
+
+    email: str
+    customer_name: str
+    hardware_id: str | None
+    device_name: str | None
+    purchase_id: str
+    devices: tuple[Device, ...] = ()
+
+
+G = TypeVar("G", License, Glance)
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Which licenses are looked for. `text` stands somewhere in the key, the e-mail address, the name, the purchase id,
+    or in a device's id or name, in whatever case."""
+
+    text: str = ""
+    status: Status | None = None
+    product_id: str | None = None
+
+    def takes(self, key: str, license: License, now: datetime) -> bool:
+        return bool(self.among({key: license}, now))
+
+    def among(self, records: Mapping[str, G], now: datetime) -> Sequence[tuple[str, G]]:
+        """What is wanted of these; many at once, which costs each of them a third of what one by one would."""
+        found = list(records.items())
+        if self.product_id is not None:
+            found = [(key, one) for key, one in found if one.product_id == self.product_id]
+        if self.status is not None:
+            found = [(key, one) for key, one in found if status_of(one, now) == self.status]
+        return _with_text(found, self.text.lower()) if self.text else found
+
+
+def _with_text(records: Sequence[tuple[str, Any]], text: str) -> list[tuple[str, Any]]:
+    if "\0" in text:  # which parts one text from the next
+        return []
+    return [
+        (key, one)
+        for key, one in records
+        if text
+        in (
+            f"{key}\0{one.email}\0{one.customer_name}\0{one.purchase_id}"
+            f"\0{one.hardware_id or ''}\0{one.device_name or ''}".lower()
+        )
+        or (one.devices and any(text in f"{d.hardware_id}\0{d.device_name or ''}".lower() for d in one.devices))
+    ]
 
 
 class DeviceEvent(StrEnum):
@@ -279,7 +339,12 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     bind: bool = True
 
 
-def standing(license: License, now: datetime) -> Code:
+def status_of(license: License | Glance, now: datetime) -> Status:
+    """active, expired, suspended or banned: the word in public answers."""
+    return _STATUS.get(standing(license, now), "active")
+
+
+def standing(license: License | Glance, now: datetime) -> Code:
     """How the license itself stands, whoever asks."""
     if not license.is_active:
         return _STANDING[license.inactive_reason or Reason.SUSPENDED]

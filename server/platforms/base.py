@@ -94,6 +94,11 @@ class Platform(ABC):
     @abstractmethod
     def parse(self, request: WebhookRequest) -> list[PurchaseEvent]: ...
 
+    def read_again(self, raw: bytes) -> list[PurchaseEvent]:
+        """What a payload that was kept (an event's `raw`) says today. Raises BadRequest, or Unverified, where it is no
+        notice, such as a row of a list."""
+        return self.parse(WebhookRequest(raw, {}, {"Content-Type": "application/json"}.get))
+
     def trial(self) -> Trial:
         """For the owner's check-up of his webhooks; by default of one that a secret in the address proves."""
         query = {"secret": self._secret} if self._secret else {}

@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Self
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote_to_bytes, urlencode
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -171,6 +171,10 @@ class JVZoo(Platform):
             return [read_ignored(notice, dialect, word)]
         tells_cents = self._tells_cents and dialect is not V2
         return [read_event(notice, dialect, word, tells_cents)]
+
+    def read_again(self, raw: bytes) -> list[PurchaseEvent]:
+        form = urlencode(Fields.from_json(raw).values).encode()
+        return self.parse(WebhookRequest(form, {}, lambda name: None))
 
     @classmethod
     def event_of(cls, row: Row) -> PurchaseEvent | None:

@@ -6,9 +6,10 @@ that says nothing beyond its default is left out from `grants` on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ import msgspec
 from server.domain.keys import license_id, readings
 from server.domain.license import Moment
 from server.domain.purchase import Entry
-from server.errors import BadRequest
+from server.errors import BadRequest, NotFound
+from server.platforms import PLATFORMS
 from server.services import revenue
 from server.services.order_audit import OrderFilters, order_rows, suspicious_rows
 from server.services.reversals import Reversals
-from server.services.spreadsheet import BOM, csv_lines
+from server.services.spreadsheet import csv_file
 from server.services.story import Story, tell
 from server.storage import durable
 from server.storage.base import Finding, Progress, Store, no_progress
@@ -33,6 +35,7 @@ COLUMNS = (
     "price currency fee purchase_date expiry_date license_key license_keys is_recurring is_refunded is_disputed "
     "is_test country tier customer_id source_product_id source_license_key event_id revision incident note"
 ).split()
+MOST_LOOKED_AT = 15_000  # lines of one page, which take 50 ms
 _NO_RAW = msgspec.Raw(b"null")
 _SEARCHED = (
     "email customer_name sale_id subscription_id event_id customer_id source_license_key product_id product_name note"
@@ -108,10 +111,50 @@ class PurchaseAuditLog:
         self, filters: Mapping[str, Any] | None = None, limit: int = 50, below: int | None = None
     ) -> tuple[list[Row], int | None]:
         """The newest rows first, and the `seq` to go on below; None when there are no more. A limit of 0 is none."""
-        wanted = (entry for entry in self._entries(filters, newest_first=True) if below is None or entry.seq < below)
+        wanted = self._entries(filters, newest_first=True, below=below)
         found = [row_of(entry) for entry in islice(wanted, limit + 1 if limit else None)]
         more = bool(limit) and len(found) > limit
         return (found[:limit], found[limit - 1]["seq"]) if more else (found, None)
+
+    def browse(
+        self,
+        filters: Mapping[str, Any] | None = None,
+        limit: int = 50,
+        below: int | None = None,
+        also: Callable[[Entry], bool] = lambda entry: True,
+    ) -> tuple[list[Row], int | None]:
+        """As `page`, for somebody who waits: names and addresses are looked up; else so many lines are looked through
+        at most, and the rest is for who goes on. The store has to be open."""
+        wanted, last = read_filters(filters or {}), below
+        known = self._known(wanted)
+        entries = self._store.scan(Entry, True, below) if known is None else _under(known, below)
+        found = list[Row]()
+        for looked, entry in enumerate(entries):
+            if len(found) == limit or (looked == MOST_LOOKED_AT and known is None):
+                return found, last
+            last = entry.seq
+            if wanted.takes(entry) and also(entry):
+                found.append(row_of(entry))
+        return found, None
+
+    def _known(self, wanted: Filters) -> list[Entry] | None:
+        """The lines that may be wanted, by the index; None where it does not tell."""
+        if wanted.email is not None:
+            return self._store.told_of(wanted.email)
+        if wanted.license_key is not None:
+            return self._store.history(readings(wanted.license_key))
+        if wanted.sale_id is None and wanted.subscription_id is None:
+            return None
+        sources = [wanted.source] if wanted.source else [*PLATFORMS, "owner", "import"]
+        named = {"sale": wanted.sale_id, "subscription": wanted.subscription_id}
+        return self._store.history(f"{kind}\0{one}\0{name}" for kind, name in named.items() if name for one in sources)
+
+    def get(self, seq: int) -> Entry:
+        """One line of the ledger. Raises NotFound."""
+        entry = next(self._store.scan(Entry, newest_first=True, below=seq + 1), None)
+        if entry is None or entry.seq != seq:
+            raise NotFound("there is no such line in the ledger")
+        return entry
 
     def find(self, text: str) -> list[Row]:
         """The rows that hold this text anywhere (case does not matter), or a license key typed as apps forgive it."""
@@ -126,6 +169,10 @@ class PurchaseAuditLog:
         """The store front's orders and how they stand, the oldest first; the store has to be open."""
         return list(order_rows(self._store, wanted, now))
 
+    def rows(self, filters: Mapping[str, Any] | None = None) -> Iterator[Row]:
+        """All of them, the oldest first, as they are read."""
+        return map(row_of, self._entries(filters))
+
     def export_to_csv(self, path: str | Path, filters: Mapping[str, Any] | None = None) -> int:
         """Write the rows to a file that a spreadsheet can open safely; returns how many.
 
@@ -136,17 +183,18 @@ class PurchaseAuditLog:
 
         def counted() -> Iterator[Row]:
             nonlocal count
-            for entry in self._entries(filters):
+            for row in self.rows(filters):
                 count += 1
-                yield row_of(entry)
+                yield row
 
-        lines = csv_lines(counted(), COLUMNS)
-        durable.replace(Path(path), (piece.encode() for piece in _joined(BOM, lines)))
+        durable.replace(Path(path), csv_file(counted(), COLUMNS))
         return count
 
-    def _entries(self, filters: Mapping[str, Any] | None, newest_first: bool = False) -> Iterator[Entry]:
+    def _entries(
+        self, filters: Mapping[str, Any] | None, newest_first: bool = False, below: int | None = None
+    ) -> Iterator[Entry]:
         wanted = read_filters(filters or {})
-        return (entry for entry in self._store.scan(Entry, newest_first) if wanted.takes(entry))
+        return (entry for entry in self._store.scan(Entry, newest_first, below) if wanted.takes(entry))
 
     # ------------------------------------------------------------------------------------------------ the books
     def explain(self, key: str, as_of: datetime | None = None, prefixes: Sequence[str] = ()) -> Story:
@@ -189,18 +237,16 @@ def read_moment(text: str, field: str, ends: bool = False) -> datetime:
     return _aware(found)
 
 
+def _under(entries: Iterable[Entry], below: int | None) -> Iterator[Entry]:
+    """The newest first."""
+    return (entry for entry in sorted(entries, key=attrgetter("seq"), reverse=True) if not below or entry.seq < below)
+
+
 def row_of(entry: Entry) -> Row:
     entry.raw = _NO_RAW
     row: Row = msgspec.json.decode(msgspec.json.encode(entry))
     del row["raw"]
     return row | {"license_key": entry.license_keys[0] if entry.license_keys else None}
-
-
-def _joined(first: str, lines: Iterator[str], size: int = 1000) -> Iterator[str]:
-    """Pieces of many lines, so that a large export is few writes."""
-    yield first
-    while piece := "".join(islice(lines, size)):
-        yield piece
 
 
 def _holds(entry: Entry, wanted: str, typed: set[str]) -> bool:

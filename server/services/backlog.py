@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from server.domain.catalogue import Product
@@ -10,7 +12,7 @@ from server.domain.purchase import Entry, EventKind, Outcome, PurchaseEvent, eve
 from server.errors import NotFound, Unprocessable
 from server.services.catalogue_file import CatalogueFile
 from server.services.fulfilment import Fulfilment
-from server.services.revenue import waiting_lines
+from server.services.revenue import Line, waiting_lines
 from server.storage.base import Progress, Store, no_progress
 
 
@@ -28,16 +30,31 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Backlog:
-    def __init__(self, store: Store, catalogue: CatalogueFile, fulfilment: Fulfilment) -> None:
+    def __init__(
+        self,
+        store: Store,
+        catalogue: CatalogueFile,
+        fulfilment: Fulfilment,
+        lines: Callable[[], list[Line]] | None = None,
+    ) -> None:
+        """`lines` are those that wait, where somebody keeps them; else the ledger is read for them."""
         self.store, self._catalogue, self._fulfilment = store, catalogue, fulfilment
+        self._lines = lines or (lambda: waiting_lines(store))
 
     def waiting(self) -> list[Entry]:
         found = []
-        for line in waiting_lines(self.store):
+        for line in self._lines():
             entry = self.store.find_event(event_name(line.source, line.event_id))
-            if entry is not None and (entry.is_item or not self._has_license(entry)):
+            if entry is not None and self._is_without(entry):
                 found.append(entry)
         return found
+
+    def waits(self, entry: Entry) -> bool:
+        """Whether this line, the newest of its event, still waits for a license."""
+        return entry.outcome in (Outcome.UNMAPPED, Outcome.PENDING) and self._is_without(entry)
+
+    def _is_without(self, entry: Entry) -> bool:
+        return entry.is_item or not self._has_license(entry)
 
     def _has_license(self, entry: Entry) -> bool:
         """It may have come another way: a subscription's first invoice waits, and its checkout issues."""
@@ -60,6 +77,12 @@ class Backlog:
         entry = next((entry for entry in self.waiting() if name in (entry.event_id, entry.sale_id)), None)
         if entry is None:
             raise NotFound(f"no sale of the id {name!r} waits for a license")
+        return self.complete_entry(entry, email, customer_name, product_id)
+
+    def complete_entry(
+        self, entry: Entry, email: str | None = None, customer_name: str | None = None, product_id: str | None = None
+    ) -> Tried:
+        """The same of a line that `waits`. Raises Unprocessable."""
         said = {"email": email, "customer_name": customer_name}
         event = msgspec.structs.replace(entry.as_event(), **{k: v for k, v in said.items() if v is not None})
         if not event.email:

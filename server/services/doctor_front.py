@@ -9,6 +9,7 @@ from server.domain.catalogue import EMPTY, Catalogue, Product, read_catalogue
 from server.errors import BadRequest
 from server.platforms.base import Checkout
 from server.platforms.web_client import is_loopback
+from server.services.catalogue_sanity import unpriced
 from server.services.doctor import Check, Examination, Patient, good, warning, wrong
 
 _MOST = 5  # packages that are named
@@ -24,7 +25,7 @@ def store_front(patient: Patient) -> Iterator[Check]:
     if not packages:
         yield warning("packages", "none is published: there is nothing to order", "products.json: published and price")
         return
-    each = (words for name, platform in on.items() for words in _unpriced(name, platform, packages))
+    each = (words for name, platform in on.items() for words in unpriced(name, platform, packages))
     missing = list(dict.fromkeys(each))
     for words in missing[:_MOST]:
         yield warning("packages", words, "Give it a price, or tell your pages to offer another platform")
@@ -76,16 +77,6 @@ def _reach(patient: Patient, is_live: bool) -> Iterator[Check]:
         yield warning("store front", words, "Set it to your shop's origins, such as https://shop.example.com")
     else:
         yield good("store front", f"may be used by {', '.join(origins)}")
-
-
-def _unpriced(name: str, platform: Checkout, packages: list[Product]) -> Iterator[str]:
-    for product in packages:
-        priced = {code.lower() for code in product.price}
-        if not priced:
-            yield f"{product.id} is published, and has no price"
-        elif platform.currencies is not None and priced.isdisjoint(platform.currencies):
-            taken = ", ".join(sorted(platform.currencies))
-            yield f"{product.id} has no price that {name} takes ({taken}): it has {', '.join(sorted(priced))}"
 
 
 FRONT: list[Examination] = [store_front]

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice
 from urllib.parse import urlsplit
 
 import msgspec
 from dotenv import dotenv_values
 
-from server.domain.catalogue import Catalogue, read_catalogue
+from server.domain.catalogue import read_catalogue
 from server.domain.keys import derive
 from server.domain.purchase import Entry
 from server.errors import BadRequest
 from server.platforms import PLATFORMS
-from server.platforms.base import Checkout
 from server.platforms.web_client import is_loopback
+from server.services.catalogue_sanity import oddities
 from server.services.doctor import Check, Examination, Patient, good, skipped, warning, wrong
 from server.settings import ROOT
 
@@ -153,29 +153,11 @@ def catalogue(patient: Patient) -> Iterator[Check]:
     except BadRequest as error:
         yield wrong("products.json", error.detail, "Mend that place; the last good one is in use meanwhile")
         return
-    strange = list(_oddities(found, patient.platforms))
-    for words, todo in strange:
-        yield warning("products.json", words, todo)
+    strange = list(oddities(found, patient.platforms))
+    for odd in strange:
+        yield warning("products.json", odd.words, odd.todo)
     if not strange:
         yield good("products.json", f"{len(found.products)} products, each can be sold")
-
-
-def _oddities(found: Catalogue, on: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    has_front = any(isinstance(one, Checkout) for one in on.values())
-    sold = {name for name, product in found.products.items() if has_front and product.published and product.price}
-    mapped = {platform for product in found.products.values() for platform, ids in product.platform_ids.items() if ids}
-    children = {child for product in found.products.values() for child in product.bundle}
-    for name, product in found.products.items():
-        if not any(product.platform_ids.values()) and name not in children | sold:
-            yield f"{name} has no platform_ids: no sale can mean it", "Map it, or issue it by hand only"
-    for platform in sorted(mapped - PLATFORMS.keys()):
-        yield f"platform_ids: there is no platform {platform!r}", f"It can be {', '.join(sorted(PLATFORMS))}"
-    for platform in sorted(on.keys() - mapped):
-        if isinstance(on[platform], Checkout) and (sold or platform != "stripe"):
-            continue  # it sells our own packages, which need no ids there
-        yield f"{platform} is on, but no product has an id of it: its sales wait", f"platform_ids.{platform}"
-    if found.default_product and "stripe" in on:
-        yield f"default_product: whatever Stripe sells gives {found.default_product}", "null, if you sell other things"
 
 
 SETTINGS: list[Examination] = [env_file, secrets, addresses, platforms, catalogue, license_secret]

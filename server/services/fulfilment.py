@@ -161,6 +161,11 @@ class Fulfilment:
         """Whether the catalogue knows now what was sold."""
         return bool(_sold(event, self._catalogue.current()))
 
+    def parts(self, event: PurchaseEvent) -> list[Sold]:
+        """The products that it would give licenses of today."""
+        catalogue = self._catalogue.current()
+        return catalogue.parts(_sold(event, catalogue))
+
     # ------------------------------------------------------------------------------------------------ deciding
     def decide(
         self,
@@ -367,10 +372,13 @@ def _beside(grant: Grant, before: Licenses) -> Grant:
 
 
 def completes(event: PurchaseEvent, seen: Entry) -> bool:
-    """Whether an event that was heard of before says more now: that it is paid, that it never will be, or what was
-    asked of the platform. What the platform disowned is believed again only when it says so itself."""
+    """Whether an event that was heard of before says more now: that it is paid, that it never will be, what was asked
+    of the platform, or what an earlier version did not understand. What the platform disowned is believed again only
+    when it says so itself."""
     if seen.is_withdrawn:
         return event.inquiry is None and not event.is_withdrawn
+    if seen.event is EventKind.IGNORED and event.event is not EventKind.IGNORED and not event.is_withdrawn:
+        return True
     if seen.inquiry is None:
         return _weight(event) > _weight(seen)
     return event.is_withdrawn or (event.inquiry is None and _weight(event) >= _weight(seen))

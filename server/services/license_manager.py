@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from server.domain.catalogue import Product
-from server.domain.fold import blocking
+from server.domain.fold import blocking, replaced_keys
 from server.domain.license import LATEST, Claim, DeviceEvent, DeviceLine, License
-from server.domain.purchase import Entry, EventKind, Grant, PurchaseEvent
+from server.domain.purchase import Entry, EventKind, Grant, PurchaseEvent, event_name
 from server.errors import Conflict, NotFound, Unprocessable
 from server.services.catalogue_file import CatalogueFile
 from server.services.fulfilment import Fulfilment
@@ -24,7 +24,8 @@ FOR_LIFE = -1  # as duration_days: whatever the product's duration is
 
 
 class _Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """What a decision of the owner says beyond its kind; `tells` is the key it is about from now on."""
+    """What a decision of the owner says beyond its kind; `tells` is the key it is about from now on, `releases` whether
+    all devices are released with it."""
 
     grants: tuple[Grant, ...] = ()
     overrides: tuple[str, ...] = ()
@@ -32,6 +33,7 @@ class _Terms(msgspec.Struct, frozen=True, kw_only=True):
     email: str | None = None
     customer_name: str | None = None
     tells: str | None = None
+    releases: bool = False
 
 
 class LicenseManager:
@@ -150,52 +152,64 @@ class LicenseManager:
             raise Unprocessable("the license's product has no duration: say how many days, or until when")
         return self.extend(name, days=product.duration_days)
 
-    def extend(self, name: str, days: int | None = None, until: datetime | None = None) -> Entry:
-        """Paid through some days more (from today where it has ended), or until a date."""
+    def extend(
+        self, name: str, days: int | None = None, until: datetime | None = None, request: str | None = None
+    ) -> Entry:
+        """Paid through some days more (from today where it has ended), or until a date. Here and below `request` names
+        a demand that may come twice: it is met once."""
         if days is None and until is None:
             raise Unprocessable("days or until: one of them is needed")
 
         def terms(key: str, license: License) -> _Terms:
-            if license.expiry_date is None:
-                raise Unprocessable("the license is for life: there is nothing to extend", "LIFETIME")
-            start = max(self._clock(), license.expiry_date)
-            end = until if until is not None else min(start, LATEST) + timedelta(days=days or 0)
-            if end <= license.expiry_date:
-                raise Unprocessable(f"until: the license is already paid through {license.expiry_date:%Y-%m-%d}")
-            if end > LATEST:
-                raise Unprocessable(f"until: no license is paid beyond {LATEST:%Y}; issue one for life instead")
-            return _Terms(expiry=end)
+            return _Terms(expiry=self.end_of(license, days, until))
 
-        return self._owner_says(EventKind.OWNER_EXTEND, name, terms)
+        return self._owner_says(EventKind.OWNER_EXTEND, name, terms, request=request)
 
-    def suspend(self, name: str, note: str | None = None) -> Entry:
-        return self._owner_says(EventKind.OWNER_SUSPEND, name, note=note)
+    def end_of(self, license: License, days: int | None = None, until: datetime | None = None) -> datetime:
+        """Until when it would be paid if it were extended so. Raises Unprocessable."""
+        if license.expiry_date is None:
+            raise Unprocessable("the license is for life: there is nothing to extend", "LIFETIME")
+        start = max(self._clock(), license.expiry_date)
+        end = until if until is not None else min(start, LATEST) + timedelta(days=days or 0)
+        if end <= license.expiry_date:
+            raise Unprocessable(f"until: the license is already paid through {license.expiry_date:%Y-%m-%d}")
+        if end > LATEST:
+            raise Unprocessable(f"until: no license is paid beyond {LATEST:%Y}; issue one for life instead")
+        return end
 
-    def revoke(self, name: str, note: str | None = None) -> Entry:
-        return self._owner_says(EventKind.OWNER_REVOKE, name, note=note)
+    def suspend(self, name: str, note: str | None = None, request: str | None = None) -> Entry:
+        return self._owner_says(EventKind.OWNER_SUSPEND, name, note=note, request=request)
 
-    def reinstate(self, name: str, note: str | None = None) -> Entry:
+    def revoke(self, name: str, note: str | None = None, request: str | None = None) -> Entry:
+        return self._owner_says(EventKind.OWNER_REVOKE, name, note=note, request=request)
+
+    def reinstate(self, name: str, note: str | None = None, request: str | None = None) -> Entry:
         """Set aside, by their event_ids, all events that keep the license inactive; later ones count again."""
 
         def terms(key: str, license: License) -> _Terms:
             return _Terms(overrides=blocking(self.store.history([key]), key))
 
-        return self._owner_says(EventKind.OWNER_REINSTATE, name, terms, note)
+        return self._owner_says(EventKind.OWNER_REINSTATE, name, terms, note, request)
 
-    def transfer(self, name: str, email: str, customer_name: str | None = None) -> Entry:
+    def transfer(
+        self,
+        name: str,
+        email: str,
+        customer_name: str | None = None,
+        note: str | None = None,
+        request: str | None = None,
+    ) -> Entry:
         """The license goes to another customer; its devices are released."""
-        given = _Terms(email=email, customer_name=customer_name or "")
-        entry = self._owner_says(EventKind.OWNER_TRANSFER, name, lambda key, license: given)
-        self.reset_devices(entry.license_keys[0])
-        return entry
+        given = _Terms(email=email, customer_name=customer_name or "", releases=True)
+        return self._owner_says(EventKind.OWNER_TRANSFER, name, lambda key, license: given, note, request)
 
-    def reissue(self, name: str) -> Entry:
+    def reissue(self, name: str, note: str | None = None, request: str | None = None) -> Entry:
         """For a leaked key: the same purchase under a new key, the old key answers BANNED, all devices start anew."""
-        return self._owner_says(EventKind.OWNER_REISSUE, name, self._replacement)
+        return self._owner_says(EventKind.OWNER_REISSUE, name, self._replacement, note, request)
 
     def _replacement(self, key: str, license: License) -> _Terms:
         history = self.store.history([key])
-        replaced = {grant.replaces for entry in history for grant in entry.grants if grant.replaces}
+        replaced = set(replaced_keys(history).values())
         if key in replaced:
             raise Conflict("this key was already replaced: reissue the one that is in use", "ALREADY_REISSUED")
         product = self._catalogue.current().find(license.product_id)
@@ -215,7 +229,10 @@ class LicenseManager:
         """Release all devices; the count of moves starts anew."""
         key, _ = self.get(name)
         with self.store.transaction() as books:
-            books.append_devices([DeviceLine(timestamp=self._clock(), event=DeviceEvent.RESET, license_key=key)])
+            books.append_devices([self._reset(key)])
+
+    def _reset(self, key: str) -> DeviceLine:
+        return DeviceLine(timestamp=self._clock(), event=DeviceEvent.RESET, license_key=key)
 
     def _owner_says(
         self,
@@ -223,18 +240,24 @@ class LicenseManager:
         name: str,
         terms: Callable[[str, License], _Terms] = lambda key, license: _Terms(),
         note: str | None = None,
+        request: str | None = None,
     ) -> Entry:
         """A decision of the owner about one license, as a ledger line linked to it by its key.
 
-        `terms` are worked out under the lock, from the license as it is then: two decisions at once are two.
+        `terms` are worked out under the lock, from the license as it is then: two decisions at once are two, unless
+        they are one `request`.
         """
         key, _ = self.get(name)
+        event_id = f"{OWNER}:{request or secrets.token_hex(8)}"
         with self.store.transaction() as books:
+            if seen := self.store.find_event(event_name(OWNER, event_id)):
+                books.rest_on_disk()
+                return _same_demand(seen, kind, key)
             _, license = self.get(key)
             said = terms(key, license)
             event = PurchaseEvent(
                 event=kind,
-                event_id=f"{OWNER}:{secrets.token_hex(8)}",
+                event_id=event_id,
                 source=OWNER,
                 email=license.email if said.email is None else said.email,
                 customer_name=license.customer_name if said.customer_name is None else said.customer_name,
@@ -247,12 +270,21 @@ class LicenseManager:
             entry.product_id = license.product_id
             entry.license_keys = (said.tells or key,)
             books.append([entry])
+            if said.releases:
+                books.append_devices([self._reset(key)])
             return entry
 
     def _after_earlier_decisions(self, key: str) -> datetime:
         """The owner's decisions keep their order even if this machine's clock was set back between them."""
         earlier = [entry.moment for entry in self.store.history([key]) if entry.source == OWNER]
         return max([self._clock(), *(moment + timedelta(microseconds=1) for moment in earlier)])
+
+
+def _same_demand(seen: Entry, kind: EventKind, key: str) -> Entry:
+    about = {*seen.license_keys, *(grant.replaces for grant in seen.grants)}
+    if seen.event is not kind or key not in about:
+        raise Conflict("this demand was already used for something else", "IDEMPOTENCY_CONFLICT")
+    return seen
 
 
 _PURCHASE_INFO = (

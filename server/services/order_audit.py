@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -16,6 +16,9 @@ from server.storage.base import Store
 
 Row = dict[str, Any]
 
+MOST_LOOKED_AT = 400  # orders of one page, each of which has to be looked up in the ledger
+_ALWAYS = datetime.min.replace(tzinfo=UTC)
+
 ORDER_COLUMNS = (
     "number state amount currency refunded source email name packages placed_at paid_at is_test suspicious order_id"
 ).split()
@@ -23,8 +26,10 @@ SUSPICIOUS_COLUMNS = "seq timestamp source told_as order price currency note sal
 
 
 class OrderFilters(msgspec.Struct, frozen=True, kw_only=True):
-    """What a list of orders is narrowed to; times are those at which they were placed, both ends belong to it."""
+    """What a list of orders is narrowed to; times are those at which they were placed, both ends belong to it.
+    `is_doubted`: those of which something was told that is not believed."""
 
+    is_doubted: bool = False
     source: str | None = None
     state: OrderState | None = None
     email: str | None = None
@@ -35,19 +40,44 @@ class OrderFilters(msgspec.Struct, frozen=True, kw_only=True):
         """By what stands in the order alone; how it stands has to be looked up."""
         order = file.order
         is_its = self.email is None or self.email.strip().lower() == order.email.strip().lower()
-        return is_its and (self.until is None or order.placed_at <= self.until)
+        is_in_time = (self.since is None or order.placed_at >= self.since) and (
+            self.until is None or order.placed_at <= self.until
+        )
+        is_doubtful = bool(file.of(Step.SUSPICIOUS)) or not self.is_doubted
+        return is_its and is_in_time and is_doubtful and self.source in (None, order.source)
 
 
 def order_rows(store: Store, wanted: OrderFilters, now: datetime) -> Iterator[Row]:
     """The oldest first. The store has to be open. Raises StorageUnavailable."""
-    begin = wanted.since or datetime.min.replace(tzinfo=now.tzinfo)
-    for file in store.orders.placed(wanted.source, begin):
-        if not wanted.may_take(file):
-            continue
-        history = store.history([file.order.ledger_name])
-        state = state_of(file, history, now)
-        if wanted.state in (None, state):
-            yield _order_row(file, state, history)
+    files = store.orders.placed(wanted.source, wanted.since or _ALWAYS, until=wanted.until)
+    return (row for file in files if (row := _row_if(store, wanted, file, now)) is not None)
+
+
+def order_page(
+    store: Store, wanted: OrderFilters, now: datetime, limit: int = 50, after: str | None = None
+) -> tuple[list[Row], str | None]:
+    """The newest first, and the order to go on behind; None when there are no more. How an order stands is looked up
+    for each: where few are wanted, so many are looked through, and the rest is for who goes on."""
+    if wanted.email is not None:
+        files = iter(store.orders.of_email(wanted.email))
+        return [row for file in files if (row := _row_if(store, wanted, file, now))], None
+    found, last = list[Row](), after
+    files = store.orders.placed(wanted.source, wanted.since or _ALWAYS, after, wanted.until, newest_first=True)
+    for looked, file in enumerate(files, 1):
+        if len(found) == limit or looked > MOST_LOOKED_AT:
+            return found, last
+        last = file.order.order_id
+        if (row := _row_if(store, wanted, file, now)) is not None:
+            found.append(row)
+    return found, None
+
+
+def _row_if(store: Store, wanted: OrderFilters, file: OrderFile, now: datetime) -> Row | None:
+    if not wanted.may_take(file):
+        return None
+    history = store.history([file.order.ledger_name])
+    state = state_of(file, history, now)
+    return _order_row(file, state, history) if wanted.state in (None, state) else None
 
 
 def _order_row(file: OrderFile, state: OrderState, history: list[Entry]) -> Row:

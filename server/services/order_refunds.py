@@ -64,16 +64,29 @@ class OrderRefunds:
         """Give an order's money back, all that is left of it or `amount` (a decimal string). The same `key` is the same
         refund; `reference` is the portal's, where the platform has no API. Raises Unprocessable, naming the field,
         Conflict, StorageUnavailable."""
+        platform = self._api_of(file)
+        _check_reference(file, reference, has_api=platform is not None)
+        return (
+            self._record(file, amount, reference or "") if platform is None else self._ask(platform, file, amount, key)
+        )
+
+    def has_api(self, file: OrderFile) -> bool:
+        """Whether its platform refunds by its API; else in its portal, whose reference is told here."""
+        return self._api_of(file) is not None
+
+    def left(self, file: OrderFile) -> int:
+        """What can be given back, in minor units. Raises Conflict, Unprocessable where nothing can."""
+        return self._amount(file, self._account(file), None)
+
+    def planned(self, file: OrderFile, amount: str | None, reference: str | None) -> int:
+        """How much would be given back, in minor units. Raises what `refund` would, before anybody is asked."""
+        _check_reference(file, reference, has_api=self.has_api(file))
+        return self._amount(file, self._account(file), amount)
+
+    def _api_of(self, file: OrderFile) -> Refunds | None:
         platform = self._platforms.get(file.order.source)
         is_its = not isinstance(platform, Checkout) or platform.has(file.order)
-        if isinstance(platform, Refunds) and is_its:
-            if reference is not None:
-                raise Unprocessable(f"reference: {file.order.source} refunds by its API; leave it out")
-            return self._ask(platform, file, amount, key)
-        if not reference:
-            shop = file.order.source
-            raise Unprocessable(f"reference: refund it in {shop}'s portal, and name the reference it has there")
-        return self._record(file, amount, reference)
+        return platform if isinstance(platform, Refunds) and is_its else None
 
     # ------------------------------------------------------------------------------------------------ by its API
     def _ask(self, platform: Refunds, file: OrderFile, amount: str | None, key: str | None) -> Refund:
@@ -198,6 +211,14 @@ class OrderRefunds:
             reference=reference,
         )
         self._store.orders.note(line)
+
+
+def _check_reference(file: OrderFile, reference: str | None, has_api: bool) -> None:
+    shop = file.order.source
+    if has_api and reference is not None:
+        raise Unprocessable(f"reference: {shop} refunds by its API; leave it out")
+    if not has_api and not reference:
+        raise Unprocessable(f"reference: refund it in {shop}'s portal, and name the reference it has there")
 
 
 def _refund_id(file: OrderFile, key: str | None) -> str:

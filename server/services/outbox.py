@@ -10,7 +10,10 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from email.message import EmailMessage
+from itertools import islice
 from typing import Any, TypedDict, cast
 
 import msgspec
@@ -20,7 +23,16 @@ from server.domain.purchase import Entry
 from server.errors import BadRequest, Conflict, DamagedFile, NotFound, StorageUnavailable, Unprocessable
 from server.services.catalogue_file import CatalogueFile
 from server.services.inquiries import Inquiries
-from server.services.letters import DELIVERY, ORDER_INQUIRY, PLATFORM, SEATS_TAKEN, SIGN_IN, letters_owed
+from server.services.letters import (
+    DELIVERY,
+    INQUIRIES,
+    ORDER_INQUIRY,
+    PLATFORM,
+    SEATS_TAKEN,
+    SIGN_IN,
+    BadAddress,
+    letters_owed,
+)
 from server.services.mailer import Mailer
 from server.services.sending import BACKOFF, GIVE_UP, SERVER, Sender, SendReport, pause_left, wait
 from server.services.settlement import Settlement
@@ -64,7 +76,7 @@ class Outbox:
     ) -> None:
         self._store, self._box, self._clock = store, store.letterbox, clock
         self._sender = Sender(store, mailer, catalogue, inquiries, settlement, settings, clock)
-        self._owner, self._delivers = settings.owner_email, mailer.delivers
+        self._owner, self._delivers, self._app_url = settings.owner_email, mailer.delivers, settings.app_url
         self._tells_of_seats = settings.seats_letter == "on"
         self._complaint: str | None = None
         self._told: set[str] = set()
@@ -168,8 +180,9 @@ class Outbox:
         return letter
 
     # ------------------------------------------------------------------------------------------------ the owner
-    def resend(self, key: str) -> Letter:
-        """Queue the delivery of this license once more. Raises NotFound, Conflict where it is not active."""
+    def resend(self, key: str, request: str | None = None) -> Letter:
+        """Queue the delivery of this license once more; a `request` that comes twice is met once. Raises NotFound,
+        Conflict where it is not active."""
         license = self._store.find_license(key)
         if license is None:
             raise NotFound("there is no such license")
@@ -177,8 +190,11 @@ class Outbox:
             raise Conflict(f"the license is not active ({license.inactive_reason}): its key is not sent", "INACTIVE")
         if not license.email:
             raise Unprocessable("the license has no e-mail address: transfer it to one first")
-        letter = self._new(f"resend:{secrets.token_hex(8)}", DELIVERY, license.email, license_key=key)
-        self._box.enqueue([letter])
+        name = f"resend:{request or secrets.token_hex(8)}"
+        known = next((one for one in self._box.letters_about([key]) if request and one.id == name), None)
+        letter = known or self._new(name, DELIVERY, license.email, license_key=key)
+        if known is None:
+            self._box.enqueue([letter])
         return letter
 
     def alert(self, kind: str, text: str) -> Letter | None:
@@ -205,12 +221,65 @@ class Outbox:
         return fresh
 
     def _unsent(self, letter_id: str) -> Letter:
-        found = next((letter for letter in self._box.letters() if letter.id == letter_id), None)
-        if found is None:
-            raise NotFound("there is no such letter")
+        found = self.get(letter_id)
         if found.state not in ("dead", "failed", "queued"):
             raise Conflict(f"the letter is {found.state}: only one that was not sent can be tried again")
         return found
+
+    def again(self, letter_id: str, request: str) -> Letter:
+        """Queue a letter to a customer once more, as it reads when it goes out; a `request` that comes twice is met
+        once. Raises NotFound, Conflict."""
+        letter = self.get(letter_id)
+        if why := self.fixed(letter):
+            raise Conflict(why)
+        fresh = self._new(f"again:{request}", letter.kind, letter.to)
+        fresh.license_key, fresh.seq, fresh.about = letter.license_key, letter.seq, letter.about
+        if known := self._box.named([fresh.id]).get(fresh.id):
+            return known
+        self._box.enqueue([fresh])
+        return fresh
+
+    def fixed(self, letter: Letter) -> str | None:
+        """Why a letter cannot be sent once more; None where it can."""
+        if letter.state in ("queued", "sending", "failed"):
+            return "the letter is still to be sent: it can be tried at once"
+        if letter.kind == SIGN_IN:
+            return "a link to sign in is sent to who asks for it at the account's page"
+        if letter.kind in INQUIRIES or letter.text is not None or letter.kind.startswith("alert_"):
+            return "this is no letter to a customer"
+        return self._sender.subjects.overtaken(letter)
+
+    # ------------------------------------------------------------------------------------------------ reading
+    def get(self, letter_id: str) -> Letter:
+        """Raises NotFound."""
+        if (found := self._box.named([letter_id]).get(letter_id)) is None:
+            raise NotFound("there is no such letter")
+        return found
+
+    def of_line(self, entry: Entry) -> Sequence[Letter]:
+        """The letters that a line of the ledger owed, as far as they are still kept."""
+        return list(self._box.named([letter.id for letter in letters_owed(entry, self._owner)]).values())
+
+    def page(self, state: str | None = None, skip: int = 0, limit: int = 50) -> tuple[Sequence[Letter], bool]:
+        """The letters that were written last, and whether there are more. What waits or is dead is known by heart."""
+        if state in (None, "sent", "dropped"):
+            found = self._box.newest(state, skip)
+        else:
+            known = self._box.dead() if state == "dead" else self._box.waiting()
+            found = islice((letter for letter in reversed(known) if letter.state == state), skip, None)
+        letters = list(islice(found, limit + 1))
+        return letters[:limit], len(letters) > limit
+
+    def reading(self, letter: Letter) -> EmailMessage | None:
+        """The letter as it would be written now, with no link in it that works; None for what is no letter, or has no
+        address that one could be written to."""
+        letter = msgspec.structs.replace(letter, to=letter.to or self._sender.subjects.home(letter))
+        with suppress(BadAddress):
+            return None if letter.kind in INQUIRIES else self._sender.written(letter, self._no_link)
+        return None
+
+    def _no_link(self, letter: Letter) -> str:
+        return f"{self._app_url}/portal/sign-in/[made when the letter goes out]"
 
     def list(self, state: str | None = None) -> Sequence[Letter]:
         """The letters that are still kept, in the order they were first written."""

@@ -120,24 +120,28 @@ class Sender:
     def compose(self, letter: Letter) -> EmailMessage:
         """A letter that cannot be written, for a reason that nobody thought of, must not hold up the others either."""
         try:
-            entry = self.subjects.entry(letter)
-            dead = self.subjects.dead(letter) if letter.kind == DEAD_LETTER else []
-            matter = Matter(
-                now=self.clock(),
-                catalogue=self._catalogue.current(),
-                entry=entry,
-                order=self.subjects.order(entry),
-                sign_in=self._link(letter) if self.subjects.brings_link(letter, entry) else None,
-                licenses=self.subjects.licenses(letter),
-                dead=dead,
-                asked_about=self.subjects.asked_about(dead),
-            )
-            return render(letter, matter, self.settings)
+            return self.written(letter, self._link)
         except StorageUnavailable:
             raise
         except Exception as error:
             log.exception("outbox: %s cannot be composed", letter.id)
             raise MailError(f"cannot be composed: {type(error).__name__}") from error
+
+    def written(self, letter: Letter, link: Callable[[Letter], str]) -> EmailMessage:
+        """The letter as it reads now; `link` makes the link to sign in that it brings. Raises BadAddress."""
+        entry = self.subjects.entry(letter)
+        dead = self.subjects.dead(letter) if letter.kind == DEAD_LETTER else []
+        matter = Matter(
+            now=self.clock(),
+            catalogue=self._catalogue.current(),
+            entry=entry,
+            order=self.subjects.order(entry),
+            sign_in=link(letter) if self.subjects.brings_link(letter, entry) else None,
+            licenses=self.subjects.licenses(letter),
+            dead=dead,
+            asked_about=self.subjects.asked_about(dead),
+        )
+        return render(letter, matter, self.settings)
 
 
 class _Run:

@@ -22,6 +22,7 @@ from server.storage.base import Shelf
 
 LINK_FOR = timedelta(hours=1)
 SESSION_FOR = timedelta(days=14)
+_RENEW_AFTER = timedelta(minutes=1)  # a renewed cookie for each request would be one too many
 
 
 class Link(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -35,13 +36,15 @@ class Link(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Session(msgspec.Struct, frozen=True, omit_defaults=True):
     """Who is signed in. `csrf_token` has to come back with whatever changes something; `since` is the account's word
-    from the last time that all its sessions were ended."""
+    from the last time that all its sessions were ended. One that ends when it is not used lasts `until` then, and
+    `at_most` however much it is used."""
 
     email: str
     until: Moment
     id: str
     csrf_token: str
     since: str = ""
+    at_most: Moment | None = None
 
 
 class Links:
@@ -69,15 +72,28 @@ class Links:
 
 
 class Sessions:
-    def __init__(self, shelf: Shelf, settings: Settings, clock: Callable[[], datetime]) -> None:
-        self._shelf, self._clock = shelf, clock
-        self._seal = Seal(settings.secret_key, "session", Session)
+    """Sessions of one kind of people: `purpose` keeps them apart from all others. They last `lasts`, and where `idle`
+    is told not longer than that beyond their last use."""
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        settings: Settings,
+        clock: Callable[[], datetime],
+        purpose: str = "session",
+        lasts: timedelta = SESSION_FOR,
+        idle: timedelta | None = None,
+    ) -> None:
+        self._shelf, self._clock, self._lasts, self._idle = shelf, clock, lasts, idle
+        self._seal = Seal(settings.secret_key, purpose, Session)
 
     def begin(self, email: str) -> tuple[Session, str]:
         """A session under a name that nobody knew before, and the cookie that carries it."""
         now = self._clock()
         since = self._shelf.get(_all_ended(email), now) or ""
-        session = Session(email, now + SESSION_FOR, secrets.token_urlsafe(16), secrets.token_urlsafe(16), since)
+        end, idle = now + self._lasts, now + self._idle if self._idle else None
+        id, csrf_token = secrets.token_urlsafe(16), secrets.token_urlsafe(16)
+        session = Session(email, min(end, idle or end), id, csrf_token, since, at_most=end if idle else None)
         return session, self._seal.close(session)
 
     def find(self, cookie: str) -> Session | None:
@@ -86,9 +102,22 @@ class Sessions:
             return None
         return session if self._shelf.get(_all_ended(session.email), now) in (None, session.since) else None
 
+    def renewed(self, session: Session) -> tuple[Session, str] | None:
+        """The same session, used just now, with its new cookie; None where it lasts no longer by that."""
+        if self._idle is None or session.at_most is None:
+            return None
+        until = min(session.at_most, self._clock() + self._idle)
+        if until - session.until < _RENEW_AFTER:
+            return None
+        session = msgspec.structs.replace(session, until=until)
+        return session, self._seal.close(session)
+
     def end(self, session: Session) -> None:
         """For every worker; on disk when this returns."""
-        self._shelf.put(_ended(session), "", session.until, self._clock())
+        self._shelf.put(_ended(session), "", session.at_most or session.until, self._clock())
+
+    def seconds_left(self, session: Session) -> int:
+        return int((session.until - self._clock()).total_seconds())
 
     def end_all(self, email: str) -> None:
         """Every session of the account, wherever it is. The word may go when none of them would last any more."""

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import msgspec
 
-from server.domain.license import DeviceLine, License, Moment
+from server.domain.license import DeviceLine, License, Moment, Wanted
 from server.domain.order import Order, OrderFile, OrderLine
 from server.domain.purchase import Entry
 from server.storage.log import START, Mark
@@ -51,6 +51,13 @@ class StoreState(msgspec.Struct, frozen=True, kw_only=True):
     view: str | None = None
     behind: int = 0
     notices: tuple[str, ...] = ()
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of what was looked for, and how many there are, on this page and elsewhere."""
+
+    licenses: Sequence[tuple[str, License]]
+    total: int
 
 
 class Letter(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -105,6 +112,19 @@ class LetterBox(ABC):
         """The newest state of every letter that is still kept; reads the whole box."""
 
     @abstractmethod
+    def newest(self, state: str | None = None, skip: int = 0) -> Iterator[Letter]:
+        """Those of them that are in this state (or all), the one that was written last first, without the first so
+        many; whoever stops early has read little."""
+
+    @abstractmethod
+    def named(self, ids: Collection[str]) -> dict[str, Letter]:
+        """Those of them that have these ids."""
+
+    @abstractmethod
+    def letters_about(self, keys: Collection[str]) -> Sequence[Letter]:
+        """Those of them that speak of one of these license keys, in the order in which they were first written."""
+
+    @abstractmethod
     def note(self, name: str) -> Letter | None:
         """The newest note of this name."""
 
@@ -142,9 +162,16 @@ class OrderBook(ABC):
         """The orders of this address, in whatever case it is written; the newest first."""
 
     @abstractmethod
-    def placed(self, source: str | None, since: datetime, after: str | None = None) -> Iterator[OrderFile]:
-        """The orders of a platform (or of all) that were placed from `since` on, the oldest first, behind the order
-        `after`."""
+    def placed(
+        self,
+        source: str | None,
+        since: datetime,
+        after: str | None = None,
+        until: datetime | None = None,
+        newest_first: bool = False,
+    ) -> Iterator[OrderFile]:
+        """The orders of a platform (or of all) that were placed from `since` on, up to `until`, the oldest first or the
+        newest; in that direction behind the order `after`."""
 
     @abstractmethod
     def suspicious(self, since: datetime) -> int:
@@ -220,6 +247,10 @@ class Store(ABC):
         StorageUnavailable where the books cannot be read."""
 
     @abstractmethod
+    def find_licenses(self, wanted: Wanted, now: datetime, after: str = "", limit: int = 50) -> Found:
+        """What is wanted, the newest first, from the license behind the one with the public id `after` on."""
+
+    @abstractmethod
     def device_lines(self, key: str, look: bool = True) -> list[DeviceLine]:
         """The device log's lines of one license, in order; without `look` as of the look before, for a caller that has
         just found the license."""
@@ -229,12 +260,21 @@ class Store(ABC):
         """The entries of the purchase that these names speak of, and of all that they are linked to, in order."""
 
     @abstractmethod
+    def told_of(self, email: str) -> list[Entry]:
+        """The entries that name this address, in whatever case it is written, in order. Raises StorageUnavailable."""
+
+    @abstractmethod
     def find_event(self, identity: str) -> Entry | None:
         """The newest entry of an event; None when it was never heard of."""
 
     @abstractmethod
-    def scan(self, kind: type[T], newest_first: bool = False) -> Iterator[T]:
-        """The ledger's lines as a narrower type, unchecked, for statistics; needs nothing to be opened."""
+    def scan(self, kind: type[T], newest_first: bool = False, below: int | None = None) -> Iterator[T]:
+        """The ledger's lines as a narrower type, those before the `seq` `below`; unchecked, for statistics and lists.
+        Needs nothing to be opened."""
+
+    @abstractmethod
+    def scan_devices(self) -> Iterator[DeviceLine]:
+        """The device log's lines, the newest first, unchecked, for statistics."""
 
     @abstractmethod
     def inspect(self, progress: Progress = no_progress) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ takes the one folder lock, catches up, appends, fsyncs; the line is then the tru
 from __future__ import annotations
 
 import errno
+import heapq
 import logging
 import os
 import threading
@@ -23,11 +24,11 @@ import msgspec
 
 from server.domain.fold import fold
 from server.domain.keys import license_id
-from server.domain.license import DeviceLine, License, devices_after
+from server.domain.license import DeviceLine, License, Wanted, devices_after
 from server.domain.purchase import Entry, email_name, name_hash
 from server.errors import DamagedFile, StorageUnavailable
 from server.storage import durable
-from server.storage.base import Finding, Progress, Store, StoreState, T, Transaction, no_progress
+from server.storage.base import Finding, Found, Progress, Store, StoreState, T, Transaction, no_progress
 from server.storage.history import DEVICES, HistoryIndex, read_index, write_index
 from server.storage.inspection import inspect_folder
 from server.storage.letterbox import FileLetterBox
@@ -422,17 +423,22 @@ class FlatFileStore(Store):
     def licenses_of(self, email: str) -> list[tuple[str, License]]:
         """It may own few of those in whose purchases it was ever named."""
         name = email_name(email)
-        with self._readable():
+        with self._read_whole():
             keys = (key for told in self._purchases_of(name) for entry in told for key in entry.license_keys)
             found = {key: self._find(key) for key in keys}
         return [(key, license) for key, license in found.items() if license and email_name(license.email) == name]
 
     def purchases_of(self, email: str) -> list[list[Entry]]:
-        with self._readable():
+        with self._read_whole():
             return list(self._purchases_of(email_name(email)))
 
+    def told_of(self, email: str) -> list[Entry]:
+        with self._read_whole():
+            return [entry for _, entry in self._told_of(email_name(email))]
+
     @contextmanager
-    def _readable(self) -> Iterator[None]:
+    def _read_whole(self) -> Iterator[None]:
+        """Up to date, for a reader who must not be told less than there is."""
         with self._memory:
             self.catch_up()
             try:
@@ -441,16 +447,31 @@ class FlatFileStore(Store):
                 self._take_damage(error)
                 raise StorageUnavailable(f"storage cannot be read: {error}") from error
 
+    def _told_of(self, name: str, but: Container[int] = ()) -> Iterator[tuple[int, Entry]]:
+        """The lines that name an address, with their places; those of these places are not read."""
+        for place in sorted(place for place in self._places(name) if not place & DEVICES):
+            if place not in but:
+                entry = self.ledger.line_at(place)
+                if entry.email and email_name(entry.email) == name:
+                    yield place, entry
+
     def _purchases_of(self, name: str) -> Iterator[list[Entry]]:
         seen: set[int] = set()
-        for place in self._places(name):
-            if place & DEVICES or place in seen:
-                continue
-            entry = self.ledger.line_at(place)
-            if entry.email and email_name(entry.email) == name:
-                history = self._history(entry.names())
-                seen.update(history)
-                yield list(history.values())
+        for _, entry in self._told_of(name, but=seen):
+            history = self._history(entry.names())
+            seen.update(history)
+            yield list(history.values())
+
+    def find_licenses(self, wanted: Wanted, now: datetime, after: str = "", limit: int = 50) -> Found:
+        with self._memory:
+            self.catch_up()
+            view, changed = self._view, dict(self._changed)
+        places = [(one.created_date, key) for key, one in view.search(wanted, now) if key not in changed]
+        places += [(one.created_date, key) for key, one in wanted.among(changed, now)]
+        begin = self.find_by_id(after) if after else None
+        behind = [place for place in places if begin is None or place < (begin[1].created_date, begin[0])]
+        page = [(key, self.find_license(key)) for _, key in heapq.nlargest(limit, behind)]
+        return Found(licenses=[(key, license) for key, license in page if license], total=len(places))
 
     def device_lines(self, key: str, look: bool = True) -> list[DeviceLine]:
         with self._memory:
@@ -476,8 +497,11 @@ class FlatFileStore(Store):
             entries = [entry for entry in map(self.ledger.line_at, places) if entry.identity == identity]
         return max(entries, key=lambda entry: entry.revision, default=None)
 
-    def scan(self, kind: type[T], newest_first: bool = False) -> Iterator[T]:
-        return self.ledger.scan(kind, newest_first)
+    def scan(self, kind: type[T], newest_first: bool = False, below: int | None = None) -> Iterator[T]:
+        return self.ledger.scan(kind, newest_first, below)
+
+    def scan_devices(self) -> Iterator[DeviceLine]:
+        return self.devices.scan(DeviceLine, newest_first=True)
 
     def inspect(self, progress: Progress = no_progress) -> Iterator[Finding]:
         return inspect_folder(self.folder, progress)

@@ -21,13 +21,38 @@ import msgspec
 from server.errors import StorageUnavailable
 from server.storage import durable
 from server.storage.base import Letter, LetterBox
-from server.storage.log import UNREADABLE, ascii_json
+from server.storage.log import UNREADABLE, ascii_json, from_end
 
 log = logging.getLogger(__name__)
 
 KEEP_SETTLED = timedelta(days=30)
 _SETTLED = ("sent", "dropped")
 _COMPACT_FROM = 4 << 20
+
+
+class _Brief(msgspec.Struct, gc=False):
+    """What of a letter's line tells whether it is wanted."""
+
+    id: str
+    kind: str = ""
+    state: str = "queued"
+
+
+_BRIEF = msgspec.json.Decoder(_Brief)
+
+
+def _briefs(piece: bytes) -> list[_Brief]:
+    """One for each line; of what cannot be read, one that nobody wants."""
+    with suppress(*UNREADABLE):
+        return list(_BRIEF.decode_lines(piece))
+    found = list[_Brief]()
+    for raw in piece.split(b"\n"):
+        if raw:
+            brief = _Brief("")
+            with suppress(*UNREADABLE):
+                brief = _BRIEF.decode(raw)
+            found.append(brief)
+    return found
 
 
 class FileLetterBox(LetterBox):
@@ -92,16 +117,61 @@ class FileLetterBox(LetterBox):
     def letters(self) -> Sequence[Letter]:
         return [letter for letter, _ in self._newest() if letter.kind]
 
-    def _newest(self) -> Sequence[tuple[Letter, bytes]]:
-        """The newest line of every letter and note, in the order they were first written."""
+    def newest(self, state: str | None = None, skip: int = 0) -> Iterator[Letter]:
+        seen = set[str]()
+        for piece in self._pieces():
+            briefs = _briefs(piece)
+            places = {brief.id: place for place, brief in enumerate(briefs) if brief.id not in seen}
+            seen.update(places)
+            if state not in (None, "queued") and f'"state":"{state}"'.encode() not in piece:
+                continue
+            wanted = [at for at in places.values() if briefs[at].kind and state in (None, briefs[at].state)]
+            if len(wanted) <= skip:
+                skip -= len(wanted)
+                continue
+            raws = [raw for raw in piece.split(b"\n") if raw]
+            for at in sorted(wanted, reverse=True)[skip:]:
+                yield self._decode(raws[at])
+            skip = 0
+
+    def _pieces(self) -> Iterator[bytes]:
+        """The box from its end."""
+        try:
+            with open(self.path, "rb") as file:
+                yield from from_end(file, file.seek(0, os.SEEK_END))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._unavailable("read", error) from error
+
+    def named(self, ids: Collection[str]) -> dict[str, Letter]:
+        data, raws = self._whole(), list[bytes]()
+        for one in ids:
+            at, needle = -1, b'{"id":' + ascii_json(one) + b","  # a line of ours begins so
+            while (at := data.find(needle, at + 1)) >= 0:
+                raws.append(data[at : data.index(b"\n", at)])
+        return {letter.id: letter for letter, _ in self._lines(b"\n".join(raws)) if letter.kind and letter.id in ids}
+
+    def letters_about(self, keys: Collection[str]) -> Sequence[Letter]:
+        wanted, data = [ascii_json(key) for key in keys], self._whole()
+        if not any(key in data for key in wanted):
+            return []
+        lines = b"\n".join(line for line in data.split(b"\n") if any(key in line for key in wanted))
+        return [letter for letter, _ in self._newest(lines) if letter.kind and letter.license_key in keys]
+
+    def _newest(self, data: bytes | None = None) -> Sequence[tuple[Letter, bytes]]:
+        """The newest line of every letter and note of the file, or of these lines, in the order of their first ones."""
+        newest = {letter.id: (letter, raw) for letter, raw in self._lines(self._whole() if data is None else data)}
+        return list(newest.values())
+
+    def _whole(self) -> bytes:
         try:
             data = self.path.read_bytes()
         except FileNotFoundError:
-            return []
+            return b""
         except OSError as error:
             raise self._unavailable("read", error) from error
-        newest = {letter.id: (letter, raw) for letter, raw in self._lines(data[: data.rfind(b"\n") + 1])}
-        return list(newest.values())
+        return data[: data.rfind(b"\n") + 1]
 
     def _catch_up(self) -> None:
         """Costs one stat when nothing is new."""

@@ -25,6 +25,7 @@ from server.storage import durable
 CHUNK = 4 << 20
 SEAL = b"#torn\n"  # behind a fragment that may lack nothing but its newline: it must not become a line by being sealed
 SCAN = 1 << 20
+_NEAR = 1 << 16  # bytes in which a line is looked for one by one
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # what bytes that are no JSON of ours raise
 
 
@@ -235,7 +236,7 @@ class ChainedLog(Generic[L]):
         finally:
             reader.close()
 
-    def scan(self, kind: type[T], newest_first: bool = False) -> Iterator[T]:
+    def scan(self, kind: type[T], newest_first: bool = False, below: int | None = None) -> Iterator[T]:
         """The readable lines as another, narrower type: no chain checked, nothing of this object read or moved.
 
         100,000 lines of 1.7 KB take 0.14 s so: fields that `kind` does not name are only skipped.
@@ -244,7 +245,8 @@ class ChainedLog(Generic[L]):
             return
         narrow = msgspec.json.Decoder(kind)
         with open(self.path, "rb") as file:
-            for piece in _from_end(file) if newest_first else _from_start(file):
+            end = file.seek(0, os.SEEK_END) if below is None else _begin_of(file, below)
+            for piece in from_end(file, end) if newest_first else from_start(file, end):
                 try:
                     found = narrow.decode_lines(piece)
                 except UNREADABLE:  # a sealed tail is among them
@@ -405,23 +407,62 @@ def was_whole(raw: bytes) -> bool:
     return raw.endswith(b"}") and b"\0" not in raw
 
 
-def _from_start(file: BinaryIO) -> Iterator[bytes]:
-    """The file in pieces of whole lines, up to its last newline."""
-    rest = b""
-    while data := file.read(SCAN):
+class _Numbered(msgspec.Struct):
+    seq: int
+
+
+def _begin_of(file: BinaryIO, seq: int) -> int:
+    """Where the first line of this number or a higher one begins, by halves: numbers only grow."""
+    low, high = 0, file.seek(0, os.SEEK_END)
+    while high - low > _NEAR:
+        middle = (low + high) // 2
+        file.seek(middle - 1)
+        at = middle - 1 + len(file.readline())  # the first line that begins there or behind it
+        number, begin = _next_number(file, at, high)
+        low, high = (begin, high) if number is not None and number < seq else (low, middle)
+    while low < high:
+        number, begin = _next_number(file, low, high)
+        if number is None or number >= seq:
+            break
+        file.seek(begin)
+        low = begin + len(file.readline())
+    return low
+
+
+def _next_number(file: BinaryIO, at: int, end: int) -> tuple[int | None, int]:
+    """The number of the first readable line from `at` on, and where that one begins; None where none does before
+    `end`."""
+    file.seek(at)
+    while at < end and (line := file.readline()):
+        with suppress(*UNREADABLE):
+            return decoder(_Numbered).decode(line).seq, at
+        at += len(line)
+    return None, at
+
+
+def from_start(file: BinaryIO, end: int) -> Iterator[bytes]:
+    """The file in pieces of whole lines, up to its last newline before `end`."""
+    file.seek(0)
+    at, rest = 0, b""
+    while data := file.read(min(SCAN, end - at)):
+        at += len(data)
         data = rest + data
-        end = data.rfind(b"\n") + 1
-        rest = data[end:]
-        yield data[:end]
+        whole = data.rfind(b"\n") + 1
+        rest = data[whole:]
+        yield data[:whole]
 
 
-def _from_end(file: BinaryIO) -> Iterator[bytes]:
-    at, rest = file.seek(0, os.SEEK_END), b""
+def from_end(file: BinaryIO, end: int) -> Iterator[bytes]:
+    """The same from its end to its start."""
+    at, rest = end, b""
     while at > 0:
         start = max(0, at - SCAN)
         file.seek(start)
         data = file.read(at - start) + rest
         begin = data.find(b"\n") + 1 if start else 0
+        if start and not begin:  # a line longer than that
+            at, rest = start, data
+            continue
         at, rest = start, data[:begin]
         yield data[begin : data.rfind(b"\n") + 1]
 

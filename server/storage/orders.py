@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import threading
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -26,6 +26,9 @@ from server.storage.base import OrderBook
 from server.storage.log import START, ChainedLog, Rewound
 
 log = logging.getLogger(__name__)
+
+_CLOCK_SET = timedelta(days=1)  # by so much an order may be dated before one that was placed before it
+_FIRST, _LAST = datetime(2000, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 
 class FileOrderBook(OrderBook):
@@ -71,24 +74,49 @@ class FileOrderBook(OrderBook):
             placed = [line.order for line in self._lines(name) if line.order and name in _names(line.order)]
             return [file for order in reversed(placed) if (file := self._find(f"id\0{order.order_id}"))]
 
-    def placed(self, source: str | None, since: datetime, after: str | None = None) -> Iterator[OrderFile]:
+    def placed(
+        self,
+        source: str | None,
+        since: datetime,
+        after: str | None = None,
+        until: datetime | None = None,
+        newest_first: bool = False,
+    ) -> Iterator[OrderFile]:
         with self._looked():
-            places = self._placed[self._behind(after) :]
-        for place in places:
+            places = self._placed[self._between(since, until, after, newest_first)]
+        for place in reversed(places) if newest_first else places:
             with self._looked():
-                order = self.log.line_at(place).order
-                assert order is not None
-                is_wanted = order.placed_at >= since and source in (None, order.source)
+                order = self._order_at(place)
+                is_in_time = since <= order.placed_at and (until is None or order.placed_at <= until)
+                is_wanted = is_in_time and source in (None, order.source)
                 file = self._find(f"id\0{order.order_id}") if is_wanted else None
             if file is not None:
                 yield file
 
-    def _behind(self, after: str | None) -> int:
-        """How many orders were placed up to this one: whoever goes through the book page by page reads none twice."""
-        if after is None:
-            return 0
-        first = next((at for at in self._places.get(name_hash(f"id\0{after}"), ()) if self._is_first(at, after)), None)
-        return len(self._placed) if first is None else bisect_right(self._placed, first)
+    def _between(self, since: datetime, until: datetime | None, after: str | None, newest_first: bool) -> slice:
+        """Where the orders of a time are, by halves: they stand as they were placed, but for a clock that was set.
+        Whoever goes through the book page by page reads none twice."""
+        begin, end = 0, len(self._placed)
+        if since > _FIRST:
+            begin = bisect_left(self._placed, since - _CLOCK_SET, key=self._time_of)
+        if until is not None and until < _LAST:
+            end = bisect_right(self._placed, until + _CLOCK_SET, key=self._time_of)
+        if after is not None:
+            places = self._places.get(name_hash(f"id\0{after}"), ())
+            first = next((at for at in places if self._is_first(at, after)), None)
+            if first is None:
+                return slice(0, 0)
+            known = bisect_left(self._placed, first)
+            begin, end = (begin, min(end, known)) if newest_first else (max(begin, known + 1), end)
+        return slice(begin, max(begin, end))
+
+    def _order_at(self, place: int) -> Order:
+        order = self.log.line_at(place).order
+        assert order is not None
+        return order
+
+    def _time_of(self, place: int) -> datetime:
+        return self._order_at(place).placed_at
 
     def _is_first(self, place: int, order_id: str) -> bool:
         order = self.log.line_at(place).order

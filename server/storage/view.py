@@ -13,11 +13,12 @@ import json
 import mmap
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
-from server.domain.license import License
+from server.domain.license import FullGlance, Glance, License, Wanted
 from server.domain.purchase import name_hash
 from server.storage import durable
 from server.storage.log import UNREADABLE, Mark, ascii_json, decoder
@@ -29,6 +30,7 @@ _UNSIGNED = b'"checksum":""'
 _SEPARATOR = b",\n"
 _OPEN = b'": {"email":'  # ends a key: inside one, every quote would be escaped
 _READ = 1 << 20
+_MANY = 500  # finds in a piece of some 2,500 records, from which on decoding all is no dearer than picking them out
 _COPY_UP_TO = 8 << 20  # a file that an owner may edit in its place is read, not mapped: the edit must not show
 
 
@@ -74,6 +76,25 @@ class View:
             if name_hash(key) >= high:
                 return
             yield key, record
+            at = end + len(_SEPARATOR)
+
+    def search(self, wanted: Wanted, now: datetime) -> Iterator[tuple[str, Glance]]:
+        """What is wanted of all records. Pieces are decoded as a whole, and those in which the text stands nowhere not
+        at all: 100,000 licenses, 44 MB, take about 0.1 s."""
+        decode = decoder(dict[str, FullGlance] if wanted.text else dict[str, Glance]).decode
+        spellings = _spellings(wanted.text)
+        for piece in self._pieces():
+            found = _lines_with(piece, spellings) if spellings else piece
+            if found is None:  # hashes spread evenly: what is common in this piece is so in the others
+                spellings, found = set(), piece
+            if found:
+                yield from wanted.among(decode(b"{" + found + b"}"), now)
+
+    def _pieces(self) -> Iterator[bytes]:
+        at = self._start
+        while at < self._end:
+            end = self._line_end(min(at + _READ, self._end))
+            yield self._map[at:end]
             at = end + len(_SEPARATOR)
 
     def rewritten(self, changed: Mapping[str, License]) -> Iterator[memoryview | bytes]:
@@ -141,6 +162,9 @@ class EmptyView:
     def find_by_hash(self, low: int, high: int) -> Iterator[tuple[str, License]]:
         return iter(())
 
+    def search(self, wanted: Wanted, now: datetime) -> Iterator[tuple[str, Glance]]:
+        return iter(())
+
     def rewritten(self, changed: Mapping[str, License]) -> Iterator[memoryview | bytes]:
         for place, key in enumerate(sorted(changed, key=_place)):
             yield from _piece(record_line(key, changed[key]), place == 0)
@@ -159,6 +183,22 @@ def _pieces(view: View | EmptyView, changed: Mapping[str, License], books: Books
     unsigned = ascii_json(msgspec.structs.replace(books, checksum=""))
     digest.update(unsigned)
     yield MIDDLE + b'"books": ' + unsigned.replace(_UNSIGNED, _signature(digest.hexdigest())) + b"}\n"
+
+
+def _spellings(text: str) -> set[bytes]:
+    """A text as a record may hold it, in lower case as bytes are: other letters than ASCII's are escaped one by one."""
+    cases = {text, text.lower(), text.upper(), text.title(), text.capitalize()} if text else set()
+    return {ascii_json(one)[1:-1].lower() for one in cases}
+
+
+def _lines_with(piece: bytes, wanted: set[bytes]) -> bytes | None:
+    """The records of this piece that hold one of these texts; None where that are too many to pick out."""
+    small = piece.lower()
+    found = sum(small.count(text) for text in wanted)
+    if found == 0 or found > _MANY:
+        return None if found else b""
+    lines = zip(small.split(_SEPARATOR), piece.split(_SEPARATOR), strict=True)
+    return _SEPARATOR.join(line for lowered, line in lines if any(text in lowered for text in wanted))
 
 
 def _joined(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes]:

@@ -17,6 +17,7 @@ from werkzeug.wsgi import get_host
 
 from server.services import trace
 from server.web import (
+    admin,
     checkout,
     docs,
     health,
@@ -37,6 +38,7 @@ from server.web import (
     portal_receipts,
     shop,
     signatures,
+    static,
     trouble,
     webhooks,
 )
@@ -100,8 +102,9 @@ def make_app(services: Services) -> Flask:
     app.url_map.merge_slashes = False  # no redirects: they repeat the query, with its secret, to any Host
     app.extensions["keyledger"] = services
     front = (packages, checkout, pay, me, shop, order_page, portal, portal_license, portal_receipts)
-    for room in (webhooks, jvzoo_doors, licenses, *front, owner, older, health, metrics, openapi, docs):
-        app.register_blueprint(room.blueprint)
+    rooms = (webhooks, jvzoo_doors, licenses, *front, owner, older, health, metrics, openapi, docs, static)
+    for blueprint in (*(room.blueprint for room in rooms), *admin.blueprints):
+        app.register_blueprint(blueprint)
     app.know_busy_paths([VALIDATE, *(f"{WEBHOOKS}/{name}" for name in services.platforms)])
     register_errors(app)
     trouble.tell_the_lost(app)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal, TypedDict
 from urllib.parse import parse_qsl
 
 from flask import Blueprint, Response, request
-from werkzeug.exceptions import MethodNotAllowed
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from server.domain.keys import license_id
-from server.domain.purchase import PAID, Entry, Outcome, PurchaseEvent
+from server.domain.purchase import PAID, Entry, Outcome
 from server.errors import BadRequest, KeyledgerError, PlatformOff, StorageUnavailable, TooManyRequests, Unverified
 from server.platforms import Platform, WebhookRequest
 from server.platforms.base import Reply
+from server.services.deliveries import Reason
 from server.services.limits import Kind
 from server.services.settlement import Told
 from server.web import limits, logs, trouble
@@ -46,15 +48,12 @@ class Received(TypedDict):
 
 @blueprint.post("/api/v1/webhooks/<platform>")
 def receive(platform: str) -> Response:
-    configured = configured_platform(platform)
-    if request.method not in configured.methods:
-        raise MethodNotAllowed(sorted(configured.methods))
-    posted = webhook_request()  # raw bytes first: once Flask has read the form they are gone
-    heard = hear(configured, posted)
-    if reply := configured.reply(posted):
+    delivery = _delivered(platform)
+    if reply := delivery.platform.reply(delivery.posted):
         return _replied(reply)
+    heard = delivery.heard
     told = next((one for one in heard if one.entry is not None and one.entry.event in PAID), heard[0])
-    keys = () if configured.hides_keys else told.license_keys
+    keys = () if delivery.platform.hides_keys else told.license_keys
     body: Received = {"received": True, "outcome": told.outcome, "license_keys": keys}
     return answer(body)
 
@@ -86,8 +85,7 @@ def _replied(reply: Reply) -> Response:
 
 def take(platform: str) -> list[Entry]:
     """The ledger lines of this request. Raises PlatformOff, Unverified, BadRequest, StorageUnavailable."""
-    heard = hear(configured_platform(platform), webhook_request())
-    return [told.entry for told in heard if told.entry is not None]
+    return [told.entry for told in _delivered(platform).heard if told.entry is not None]
 
 
 def configured_platform(name: str) -> Platform:
@@ -97,31 +95,96 @@ def configured_platform(name: str) -> Platform:
     return found
 
 
-def hear(platform: Platform, posted: WebhookRequest) -> list[Told]:
-    """What became of this request's events, on disk."""
+@dataclass
+class _Delivery:
+    """One request of a platform's, as far as it came; `is_read`: its proof and its content are good."""
+
+    platform: Platform
+    posted: WebhookRequest
+    is_read: bool = False
+    heard: list[Told] = field(default_factory=list)
+
+
+def _delivered(name: str) -> _Delivery:
+    """On disk. What is not is counted for the owner, and answered as ever."""
+    delivery = None
     try:
-        heard = services().settlement.hear(_proven(platform, posted))
-    except KeyledgerError as error:
-        _count(platform, next((word for kind, word in _FAILED.items() if isinstance(error, kind)), "failed"))
+        platform = configured_platform(name)
+        if request.method not in platform.methods:
+            raise MethodNotAllowed(sorted(platform.methods))
+        delivery = _Delivery(platform, webhook_request())  # raw bytes first: once Flask has read the form they are gone
+        _hear(delivery)
+    except MethodNotAllowed:  # somebody looked at the address in his browser
         raise
-    for told in heard:
-        _count(platform, told.outcome)
-        _log(platform.name, told)
-    return heard
+    except Exception as error:
+        if delivery is not None:
+            _count(name, next((word for kind, word in _FAILED.items() if isinstance(error, kind)), "failed"))
+        _tell_owner(name, delivery, error)
+        raise
+    services().deliveries.took(name)
+    return delivery
 
 
-def _count(platform: Platform, outcome: str) -> None:
-    services().tallies.add(WEBHOOK, platform.name, outcome)
-
-
-def _proven(platform: Platform, posted: WebhookRequest) -> Sequence[PurchaseEvent]:
+def _hear(delivery: _Delivery) -> None:
+    name = delivery.platform.name
     try:
-        return platform.events(posted)
+        events = delivery.platform.events(delivery.posted)
     except Unverified as error:
         limits.failed_proof(Kind.WEBHOOK)
-        extra = {"platform": platform.name, "code": error.code, "client": request.remote_addr}
+        extra = {"platform": name, "code": error.code, "client": request.remote_addr}
         log.warning("webhook refused", extra=extra)
         raise
+    delivery.is_read = True
+    delivery.heard = services().settlement.hear(events)
+    for told in delivery.heard:
+        _count(name, told.outcome)
+        _log(name, told)
+
+
+def _count(platform: str, outcome: str) -> None:
+    services().tallies.add(WEBHOOK, platform, outcome)
+
+
+def _tell_owner(name: str, delivery: _Delivery | None, error: Exception) -> None:
+    if isinstance(error, TooManyRequests) and isinstance(error.__context__, Unverified):
+        error = error.__context__
+    if (
+        delivery is not None
+        and isinstance(error, BadRequest)
+        and delivery.posted.body == delivery.platform.trial().body
+    ):
+        return  # the owner's check-up knocks so
+    told = error.description if isinstance(error, HTTPException) else str(error)
+    detail = told or "" if isinstance(error, KeyledgerError | HTTPException) else type(error).__name__
+    size = len(delivery.posted.body) if delivery else request.content_length or 0
+    services().deliveries.failed(name, _reason(delivery, error), size, logs.masked(detail))
+
+
+def _is_trial(delivery: _Delivery) -> bool:
+    """The owner's check-up, which knocks at each door."""
+    trial, posted = delivery.platform.trial(), delivery.posted
+    return (trial.body, trial.query) == (posted.body, posted.query)
+
+
+def _reason(delivery: _Delivery | None, error: Exception) -> Reason:
+    if isinstance(error, PlatformOff):
+        return Reason.OFF
+    if isinstance(error, Unverified):
+        return Reason.PROOF
+    if delivery is None or not (delivery.is_read or _is_proven(delivery)):
+        return Reason.UNREADABLE
+    if isinstance(error, StorageUnavailable):
+        return Reason.STORAGE
+    return Reason.CONTENT if isinstance(error, BadRequest) else Reason.ERROR
+
+
+def _is_proven(delivery: _Delivery) -> bool:
+    """Whether what could not be read came with the platform's proof."""
+    try:
+        delivery.platform.verify(delivery.posted)
+    except Exception:
+        return False
+    return delivery.platform.proves_notices
 
 
 def _log(platform: str, told: Told) -> None:

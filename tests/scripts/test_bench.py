@@ -12,7 +12,9 @@ from scripts.bench_parts import peers, rows, run, selling, servers, shops
 from server.domain.fold import fold
 from server.storage.flatfile import FlatFileStore
 
-TINY = run.Sizes(small=3, middles=(4,), large=20, validations=5, sales=6, lookups=5, rounds=1, starts=1)
+TINY = run.Sizes(
+    small=3, middles=(4,), large=20, validations=5, sales=6, lookups=5, rounds=1, starts=1, dashboard=20, visits=1
+)
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +34,12 @@ def measured(*arguments):
 def test_sales_are_compared_with_a_route_that_appends_and_syncs():
     found = measured("sale")
     assert len(found) == 11
+    assert all(row["value"] > 0 and row["goal"] for row in found.values())
+
+
+def test_each_page_of_the_dashboard():
+    found = measured("dashboard")
+    assert len(found) == 20
     assert all(row["value"] > 0 and row["goal"] for row in found.values())
 
 

@@ -18,9 +18,9 @@ CATALOGUE = {"products": {"wave": {"name": "Wave", "published": True, "price": {
 class Front:
     """A shop with one order, which is paid."""
 
-    def __init__(self, folder: Path, clock: Clock, api: PayuApi) -> None:
+    def __init__(self, folder: Path, clock: Clock, api: PayuApi, **settings: Any) -> None:
         self.api, self.clock = api, clock
-        self.shop = Shop(folder, clock, CATALOGUE, **(SETTINGS | {"payu_api_url": api.url}))
+        self.shop = Shop(folder, clock, CATALOGUE, **(SETTINGS | {"payu_api_url": api.url} | settings))
         said = {"package_ids": ["wave"], "email": "ann@example.com", "name": "Ann", "payment_provider": "payu"}
         self.order = self.shop.client.post("/api/v1/checkout/initiate", json=said).json
         self.name = next(iter(api.orders))

@@ -118,6 +118,22 @@ class OrderBookContract(ABC):
             assert list(reader.orders.placed(None, NOW, made[-1].order_id)) == []
             assert list(reader.orders.placed(None, NOW, new_order_id())) == []
 
+    def test_what_was_placed_the_newest_first_and_up_to_a_day(self, store, another):
+        days = [NOW + timedelta(days=day) for day in range(8)]
+        made = [placed(store, source=("payu", "jazzcash")[at % 2], placed_at=day) for at, day in enumerate(days)]
+        for reader in (store, another()):
+
+            def told(source: str | None, since: Any, orders: Any = reader.orders, **more: Any) -> list[Order]:
+                return [file.order for file in orders.placed(source, since, newest_first=True, **more)]
+
+            assert told(None, NOW) == made[::-1]
+            assert told("payu", days[1], until=days[5]) == [made[4], made[2]]
+            assert told(None, days[2], after=made[4].order_id) == [made[3], made[2]]
+            assert told(None, NOW, after=made[4].order_id, until=days[1]) == [made[1], made[0]]
+            assert told(None, NOW, after=made[0].order_id) == told(None, NOW, after=new_order_id()) == []
+            assert told(None, days[4], until=days[3]) == []
+            assert [file.order for file in reader.orders.placed(None, days[2], until=days[4])] == made[2:5]
+
     def test_what_is_placed_meanwhile_disturbs_no_reader(self, store, another):
         first = placed(store)
         reading = another().orders.placed(None, NOW)

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from server.domain.keys import license_id
-from server.domain.license import DeviceEvent
+from server.domain.license import DeviceEvent, Wanted
 from server.domain.purchase import Entry, EventKind, Grant, email_name, event_name
 from server.errors import StorageUnavailable
 from server.storage.base import Letter, Store
@@ -228,6 +228,93 @@ class StoreContract(OrderBookContract, ABC):
             assert sorted(map(told, reader.purchases_of("bob@example.com"))) == [["s2:sale", "owner:1"], ["s3:sale"]]
             assert [reader.purchases_of(other) for other in ("", "ann", "eve@example.com")] == [[], [], []]
 
+    # ------------------------------------------------------------------------------------------------ looking for
+    def looked_for(self, store: Store, **wanted: object) -> list[str]:
+        """The same before and after what is derived was written anew."""
+        found = store.find_licenses(Wanted(**wanted), NOW)
+        store.tidy(force=True)
+        again = store.find_licenses(Wanted(**wanted), NOW)
+        assert found == again
+        assert found.total == len(found.licenses)
+        return [key for key, _ in found.licenses]
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "KEY-7",
+            "key-7",
+            "zoë@",
+            "ZOË@Exämple",
+            "o'Hara",
+            "<B>",
+            '"bold"',
+            "s7",
+            "hw-seventh",
+            "Zoë's LAPTOP",
+            "second",
+        ],
+    )
+    def test_a_license_is_looked_for_by_any_text_of_it(self, store, text):
+        said = {"email": "zoë@exämple.com", "customer_name": 'Zoë O\'Hara <b>"bold"</b>'}
+        keep(store, sold(1), sold(7, **said), sold(2))
+        bind(store, msgspec.structs.replace(device_line("KEY-7", "HW-SEVENTH"), device_name="Zoë's laptop"))
+        bind(store, device_line("KEY-7", "Second-Device", at=1))
+        assert self.looked_for(store, text=text) == ["KEY-7"]
+
+    @pytest.mark.parametrize(
+        "text", ["customer_name", "purchase_source", "2026-11-20", "is_active", "zoé", "KEY-1\0", "\n"]
+    )
+    def test_what_only_the_keeping_of_it_says_is_no_text_of_it(self, store, text):
+        keep(store, sold(1), sold(2))
+        assert self.looked_for(store, text=text) == []
+
+    def test_licenses_are_looked_for_by_their_status_and_product(self, store):
+        ended = Grant(product_id="team", license_key="KEY-3", until=NOW - timedelta(days=4))
+        graced = Grant(product_id="team", license_key="KEY-4", until=NOW - timedelta(days=2))
+        for number, grant in ((3, ended), (4, graced)):
+            keep(store, entry(EventKind.SALE, f"s{number}:sale", grant, said={"sale_id": f"s{number}"}))
+        keep(store, sold(1), sold(2))
+        keep(store, entry(EventKind.REFUND, "s2:refund", said={"sale_id": "s2"}))
+        assert self.looked_for(store, status="suspended") == ["KEY-2"]
+        assert self.looked_for(store, status="expired") == ["KEY-3"]
+        assert self.looked_for(store, status="active", product_id="team") == ["KEY-4"]
+        assert self.looked_for(store, status="active", text="key-1") == ["KEY-1"]
+        assert self.looked_for(store, status="banned") == []
+
+    def test_a_page_goes_on_behind_the_license_that_the_one_before_ended_with(self, store, another):
+        days = {number: NOW - timedelta(days=number % 4) for number in range(1, 11)}
+        keep(store, *(sold(number, purchase_date=day) for number, day in days.items()))
+        newest = sorted(days, key=lambda number: (days[number], f"KEY-{number}"), reverse=True)
+        for one in (store, another()):
+            found: list[str] = []
+            while (
+                len(page := one.find_licenses(Wanted(), NOW, license_id(found[-1]) if found else "", 3).licenses) == 3
+            ):
+                found += [key for key, _ in page]
+            assert [*found, *(key for key, _ in page)] == [f"KEY-{number}" for number in newest]
+            assert one.find_licenses(Wanted(), NOW, license_id("KEY-5"), 2).total == 10
+            one.tidy(force=True)
+
+    def test_the_device_log_is_read_from_its_end(self, store, another):
+        assert list(store.scan_devices()) == []
+        keep(store, sold(1))
+        bind(store, device_line("KEY-1", "a"), device_line("KEY-1", "b", at=1))
+        bind(store, device_line("KEY-1", "a", DeviceEvent.DEACTIVATION, at=2))
+        told = [(line.event, line.hardware_id) for line in another().scan_devices()]
+        assert told == [("deactivation", "a"), ("activation", "b"), ("activation", "a")]
+
+    def test_letters_are_found_by_the_keys_that_they_speak_of(self, store, another):
+        box = store.letterbox
+        assert box.letters_about(["KEY-1"]) == []
+        one, two = (
+            msgspec.structs.replace(letter(name), license_key=key) for name, key in (("1", "KEY-1"), ("2", "KEY-2"))
+        )
+        box.enqueue([one, two, letter("3"), Letter(id="covers", covers=START)])
+        box.enqueue([msgspec.structs.replace(one, state="sent")])
+        assert [(a.id, a.state) for a in another().letterbox.letters_about(["KEY-1"])] == [("1", "sent")]
+        assert [a.id for a in box.letters_about({"KEY-2", "KEY-1"})] == ["1", "2"]
+        assert box.letters_about(["KEY"]) == box.letters_about([]) == []
+
     # ------------------------------------------------------------------------------------------------ devices
     def test_device_lines_are_kept_in_order_for_each_license(self, store, another):
         keep(store, sold(1), sold(2))
@@ -336,6 +423,22 @@ class StoreContract(OrderBookContract, ABC):
         assert list(store.scan(Sold)) == [Sold("s1:sale", 1), Sold("s2:sale", 2), Sold("s3:sale", 3)]
         assert [line.seq for line in store.scan(Sold, newest_first=True)] == [3, 2, 1]
 
+    def test_the_ledger_is_scanned_below_a_line(self, store):
+        keep(store, *map(sold, range(1, 41)))
+        for below, expected in ((1, []), (2, [1]), (3, [2, 1]), (40, list(range(39, 0, -1))), (99, range(40, 0, -1))):
+            assert [line.seq for line in store.scan(Sold, newest_first=True, below=below)] == list(expected)
+            assert [line.seq for line in store.scan(Sold, below=below)] == sorted(expected)
+
+    def test_the_lines_that_name_an_address_are_found_whoever_owns_the_license_now(self, store, another):
+        keep(store, sold(1, email="Zoë@Example.com"), sold(2, email="bob@example.com"))
+        keep(store, entry(EventKind.PENDING, "p1", said={"email": "zoë@example.COM ", "sale_id": "p1"}))
+        keep(store, sold(3, email=None), sold(4, email="zoë@example.com.org"))
+        for reader in (store, another()):
+            assert [line.seq for line in reader.told_of(" ZOË@example.com")] == [1, 3]
+            assert reader.told_of("ann@example.com") == []
+        store.tidy(force=True)
+        assert [line.seq for line in store.told_of("zoë@example.com")] == [1, 3]
+
     # ------------------------------------------------------------------------------------------------ the rest
     def test_validations_are_counted(self, store, another):
         keep(store, sold(1), sold(2))
@@ -413,6 +516,28 @@ class StoreContract(OrderBookContract, ABC):
         other.enqueue([letter("3", "queued"), letter("5")])
         assert [found.id for found in box.waiting()] == ["2", "4", "3", "5"]
         assert list(box.dead()) == []
+
+    def test_letters_are_told_from_the_one_that_was_written_last(self, store, another):
+        box = store.letterbox
+        assert (list(box.newest()), box.named(["1"])) == ([], {})
+        with box.turn():
+            box.write([letter("1"), letter("2"), letter("3"), letter("4")])
+            box.write([letter("2", "sent"), Letter(id="covers", covers=Mark(10, 1, "a")), letter("1", "failed")])
+            box.write([letter("5:\u2028<ö>")])
+        for reader in (box, another().letterbox):
+            assert [one.id for one in reader.newest()] == ["5:\u2028<ö>", "1", "2", "4", "3"]
+            assert [(one.id, one.state) for one in reader.newest("queued")] == [
+                ("5:\u2028<ö>", "queued"),
+                ("4", "queued"),
+                ("3", "queued"),
+            ]
+            assert [one.id for one in reader.newest("failed")] == ["1"]
+            named = reader.named(["2", "5:\u2028<ö>", "covers", "nobody", ""])
+            assert {name: one.state for name, one in named.items()} == {"2": "sent", "5:\u2028<ö>": "queued"}
+            assert next(reader.newest()).to == "ann@example.com"
+            assert [one.id for one in reader.newest(skip=2)] == ["2", "4", "3"]
+            assert [one.id for one in reader.newest("queued", skip=1)] == ["4", "3"]
+            assert list(reader.newest(skip=9)) == []
 
     def test_notes_are_kept_beside_the_letters(self, store, another):
         with store.letterbox.turn():

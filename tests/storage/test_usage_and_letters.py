@@ -99,3 +99,20 @@ def test_a_reader_that_slept_through_two_compactions_misses_no_letter(tmp_path):
         assert sleeper.counts() == sender.counts()
         sleeper.close()
         sender.close()
+
+
+def test_what_cannot_be_read_is_passed_over_from_the_end_too(tmp_path):
+    box = FileLetterBox(tmp_path / "outbox.jsonl", 1.0)
+    box.enqueue([letter("1"), letter("2")])
+    with box.path.open("ab") as file:
+        file.write(b'{"id":"2","state":\n\n[1]\nnonsense\n')
+    box.enqueue([letter("1", "sent"), letter("3")])
+    with box.path.open("ab") as file:
+        file.write(b'{"id":"3","kind":"delivery","st')
+    assert [(one.id, one.state) for one in box.newest()] == [("3", "queued"), ("1", "sent"), ("2", "queued")]
+    assert {name: one.state for name, one in box.named(["1", "2", "3"]).items()} == {
+        "1": "sent",
+        "2": "queued",
+        "3": "queued",
+    }
+    box.close()

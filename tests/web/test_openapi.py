@@ -33,9 +33,11 @@ def told(tmp_path_factory):
 
 
 def routes(app) -> set[tuple[str, str]]:
-    """What the application answers, with each platform by its name."""
+    """What the application answers, with each platform by its name; but not the owner's own pages."""
     found = set()
     for rule in app.url_map.iter_rules():
+        if rule.rule.startswith(("/admin", "/static/")):
+            continue
         path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule.replace("<name>", "{license}"))
         path = path.replace("{package_name}", "{package}")
         by_post = [name for name, platform in PLATFORMS.items() if "POST" in platform.methods]
