@@ -183,17 +183,17 @@ def suspicious(since: str | None, form: str | None) -> None:
 @click.option("--until", metavar="DAY", help="Placed on this day or earlier.")
 @output_options
 def orders(
-    since: str | None, until: str | None, form: str | None, state: str | None, source: str | None, email: str | None
+    source: str | None, state: str | None, email: str | None, since: str | None, until: str | None, form: str | None
 ) -> None:
     """The store front's orders and how they stand, oldest first."""
     from server.wiring import open_store
 
     filters = OrderFilters(
-        source=source,
-        email=email,
         state=OrderState(state) if state else None,
         since=read_moment(since, "--since") if since else None,
         until=read_moment(until, "--until", ends=True) if until else None,
+        source=source,
+        email=email,
     )
     with progress("reading the orders"):
         rows = PurchaseAuditLog(open_store(settings())).get_orders(filters, datetime.now(UTC))

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from server.domain.catalogue import Catalogue, Product
+from server.domain.hardware import same_machine
 
 DEFAULT_GRACE = 3
 DEFAULT_MOVES = 10
@@ -190,9 +191,32 @@ class DeviceLine(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     by_customer: bool = False
 
 
-def devices_after(lines: list[DeviceLine]) -> list[Device]:
-    """The devices bound after these lines of one license, in the order they were bound."""
-    bound: dict[str, Device] = {}
+class Bound(msgspec.Struct, frozen=True, gc=False):
+    """A device as it was bound, and its faces: the ids by which the same machine came, that of the binding first."""
+
+    device: Device
+    faces: list[str]
+
+    @property
+    def as_seen_last(self) -> Device:
+        """By its newest face, for who knows the machine as it is now."""
+        return msgspec.structs.replace(self.device, hardware_id=self.faces[-1])
+
+    def is_machine(self, hardware_id: str) -> bool:
+        return any(same_machine(face, hardware_id) for face in self.faces)
+
+
+def find_bound(bound: dict[str, Bound], hardware_id: str) -> Bound | None:
+    """The device that this id means: by one of its faces, else because it is the same machine as one."""
+    known = (one for one in bound.values() if hardware_id in one.faces)
+    return next(known, None) or next((one for one in bound.values() if one.is_machine(hardware_id)), None)
+
+
+def bound_after(lines: list[DeviceLine]) -> dict[str, Bound]:
+    """The devices bound after these lines of one license, by the ids and in the order in which they were bound.
+
+    A line that activates a bound device's machine under another id is another face of it, and takes no seat."""
+    bound: dict[str, Bound] = {}
     for line in lines:
         if line.event is DeviceEvent.RESET:
             bound.clear()
@@ -200,28 +224,63 @@ def devices_after(lines: list[DeviceLine]) -> list[Device]:
             continue
         elif line.event is DeviceEvent.DEACTIVATION:
             bound.pop(line.hardware_id, None)
-        elif line.hardware_id not in bound:
-            bound[line.hardware_id] = Device(line.hardware_id, line.device_name, line.timestamp)
-    return list(bound.values())
+        elif known := find_bound(bound, line.hardware_id):
+            if line.hardware_id not in known.faces:
+                known.faces.append(line.hardware_id)
+        else:
+            device = Device(line.hardware_id, line.device_name, line.timestamp)
+            bound[line.hardware_id] = Bound(device, [line.hardware_id])
+    return bound
 
 
-def recent_devices(lines: list[DeviceLine], now: datetime) -> dict[str, datetime]:
-    """The devices that were bound in the window before `now`, and when each was last; a reset by the owner starts the
-    count anew, and a device that the customer released counts no more: releases have a limit of their own, and whoever
-    may release a broken one must be able to bind its successor.
+def devices_after(lines: list[DeviceLine]) -> list[Device]:
+    """The devices bound after these lines of one license, in the order they were bound."""
+    return [one.device for one in bound_after(lines).values()]
+
+
+class Move(msgspec.Struct, gc=False):
+    """A device that took a seat, by the ids of its machine, and when it did so last."""
+
+    ids: list[str]
+    at: datetime
+    is_bound: bool = True
+
+    def is_machine(self, hardware_id: str) -> bool:
+        return any(same_machine(one, hardware_id) for one in self.ids)
+
+
+def recent_devices(lines: list[DeviceLine], now: datetime) -> list[Move]:
+    """The devices that were bound in the window before `now`; a reset by the owner starts the count anew, and a device
+    that the customer released counts no more: releases have a limit of their own, and whoever may release a broken one
+    must be able to bind its successor.
 
     A device that comes and goes is one: an app may free its seat whenever it ends. What was bound while this machine's
     clock was ahead counts only where it was not far ahead: it must not lock anybody out until that time has come.
     """
-    devices: dict[str, datetime] = {}
+    moves: list[Move] = []
     for line in lines:
         if line.event is DeviceEvent.RESET:
-            devices.clear()
-        elif line.by_customer and line.hardware_id:
-            devices.pop(line.hardware_id, None)
-        elif line.event is DeviceEvent.ACTIVATION and line.hardware_id and abs(now - line.timestamp) < MOVES_WINDOW:
-            devices[line.hardware_id] = line.timestamp
-    return devices
+            moves.clear()
+        elif line.hardware_id is not None:
+            known = next((move for move in moves if move.is_machine(line.hardware_id)), None)
+            if line.event is DeviceEvent.ACTIVATION:
+                _activate(moves, known, line.hardware_id, line.timestamp)
+            elif known and line.by_customer:
+                moves.remove(known)
+            elif known:
+                known.is_bound = False
+    return [move for move in moves if abs(now - move.at) < MOVES_WINDOW]
+
+
+def _activate(moves: list[Move], known: Move | None, hardware_id: str, at: datetime) -> None:
+    """Another face of a machine that has its seat is no move."""
+    if known is None:
+        moves.append(Move([hardware_id], at))
+        return
+    if not known.is_bound:
+        known.at, known.is_bound = at, True
+    if hardware_id not in known.ids:
+        known.ids.append(hardware_id)
 
 
 def moves_of(license: License, product: Product | None) -> int:

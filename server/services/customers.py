@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from operator import attrgetter
 
 import msgspec
 
@@ -124,8 +125,8 @@ class Customers:
             releases_left=max(0, most - len(releases)),
             next_release=next_place(releases, most),
             moves_left=max(0, moves - len(moved)),
-            next_move=next_place(moved.values(), moves),
-            gone=[name for name in sorted(moved, key=moved.__getitem__) if name not in bound],
+            next_move=next_place([move.at for move in moved], moves),
+            gone=[move.ids[0] for move in sorted(moved, key=attrgetter("at")) if bound.isdisjoint(move.ids)],
         )
 
     def license(self, email: str, name: str) -> Held:

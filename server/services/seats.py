@@ -9,19 +9,25 @@ import msgspec
 
 from server.domain import keys
 from server.domain.catalogue import Catalogue, Product
+from server.domain.hardware import KIND
 from server.domain.license import (
+    Bound,
     Claim,
     Code,
     Device,
     DeviceEvent,
     DeviceLine,
     License,
+    bound_after,
+    find_bound,
     judge,
     moves_of,
     recent_devices,
 )
 from server.services.catalogue_file import CatalogueFile
 from server.storage.base import Store, retried
+
+MOST_FACES = 32  # of a device that are written down; beyond that it is known all the same
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,12 +59,14 @@ class Seats:
         """The verdict on a key. A new device takes a free seat unless `claim.bind` is false; a repeat takes none."""
         now, catalogue = self._clock(), self._catalogue.current()
         key, license = self._read(license_key, catalogue)
-        code = judge(license, claim, catalogue, now)
+        bound = self._bound_before(key, license, claim.hardware_id)
+        meant = _meaning(claim, bound)
+        code = judge(license, meant, catalogue, now)
         if license is not None and code is Code.VALID:
-            if claim.hardware_id is not None and not license.knows(claim.hardware_id):
+            if meant.hardware_id is not None and (not license.knows(meant.hardware_id) or _is_news(claim, bound)):
                 return self._take_seat(key, claim, catalogue, now)
             self._store.count_usage(key, now)
-        return self._verdict(catalogue, code, key, license, claim.hardware_id)
+        return self._verdict(catalogue, code, key, license, self._device(code, key, license, meant, claim))
 
     def activate(self, license_key: str, claim: Claim) -> Verdict:
         return self.validate(license_key, msgspec.structs.replace(claim, bind=True))
@@ -68,13 +76,13 @@ class Seats:
         """Free the device's seat; again and again with the same answer."""
         now, catalogue = self._clock(), self._catalogue.current()
         key, license = self._read(license_key, catalogue)
-        if license is not None and license.knows(hardware_id):
+        if self._bound_id(key, license, hardware_id):
             with self._store.transaction() as books:
                 license = self._find(key)
-                if license is not None and license.knows(hardware_id):
+                if bound_id := self._bound_id(key, license, hardware_id):
                     freed = DeviceEvent.DEACTIVATION
                     books.append_devices(
-                        [DeviceLine(timestamp=now, event=freed, license_key=key, hardware_id=hardware_id)]
+                        [DeviceLine(timestamp=now, event=freed, license_key=key, hardware_id=bound_id)]
                     )
                     license = self._find(key)
         return self._verdict(catalogue, judge(license, Claim(), catalogue, now), key, license)
@@ -83,8 +91,8 @@ class Seats:
         """Whether this device is bound to the license now; nothing is bound or written by asking."""
         if hardware_id is None:
             return False
-        _, license = self.read_key(license_key)
-        return license is not None and license.knows(hardware_id)
+        key, license = self.read_key(license_key)
+        return self._bound_id(key, license, hardware_id) is not None
 
     def read_key(self, typed: str) -> tuple[str, License | None]:
         """The license that a typed key means, as it is now: an exact match goes before the forgiving one."""
@@ -100,31 +108,45 @@ class Seats:
         license = self._store.find_license(key)
         return license.at(self._clock()) if license else None
 
+    def _bound_before(self, key: str, license: License | None, hardware_id: str | None) -> Bound | None:
+        """The device as which this machine was bound under another id. Nothing is looked for on the way of all days,
+        where the id is the bound one, or is of no kind that is made of parts."""
+        if license is None or not (hardware_id or "").startswith(KIND) or license.knows(hardware_id or ""):
+            return None
+        return find_bound(bound_after(self._store.device_lines(key, look=False)), hardware_id or "")
+
+    def _bound_id(self, key: str, license: License | None, hardware_id: str) -> str | None:
+        if license is not None and license.knows(hardware_id):
+            return hardware_id
+        bound = self._bound_before(key, license, hardware_id)
+        return bound.device.hardware_id if bound else None
+
     @retried
     def _take_seat(self, key: str, claim: Claim, catalogue: Catalogue, now: datetime) -> Verdict:
-        """Judged again under the lock, where nobody else can take the same seat."""
-        assert claim.hardware_id is not None
+        """Judged again under the lock, where nobody else can take the same seat; or another face of a device that has
+        one, which is written down so that the machine is known after the next change, too."""
         activated = False
         with self._store.transaction() as books:
             license = self._find(key)
-            code = judge(license, claim, catalogue, now)
-            if code is Code.VALID and license is not None and not license.knows(claim.hardware_id):
-                recent = recent_devices(self._store.device_lines(key), now).keys() - {claim.hardware_id}
-                if len(recent) >= moves_of(license, catalogue.find(license.product_id)):
+            bound = self._bound_before(key, license, claim.hardware_id)
+            meant = _meaning(claim, bound)
+            code = judge(license, meant, catalogue, now)
+            if code is Code.VALID and license is not None and not license.knows(meant.hardware_id or ""):
+                if self._has_moved_enough(key, license, claim, catalogue, now):
                     code = Code.TOO_MANY_MACHINES
                 else:
-                    line = DeviceLine(
-                        timestamp=now,
-                        event=DeviceEvent.ACTIVATION,
-                        license_key=key,
-                        hardware_id=claim.hardware_id,
-                        device_name=claim.device_name,
-                    )
-                    books.append_devices([line])
+                    books.append_devices([_activation(key, claim, now)])
                     activated, license = True, self._find(key)
+            elif code is Code.VALID and _is_news(claim, bound):
+                books.append_devices([_activation(key, claim, now)])
         if code is Code.VALID:
             self._store.count_usage(key, now)
-        return self._verdict(catalogue, code, key, license, claim.hardware_id, activated)
+        return self._verdict(catalogue, code, key, license, self._device(code, key, license, meant, claim), activated)
+
+    def _has_moved_enough(self, key: str, license: License, claim: Claim, catalogue: Catalogue, now: datetime) -> bool:
+        recent = recent_devices(self._store.device_lines(key), now)
+        others = [move for move in recent if not move.is_machine(claim.hardware_id or "")]
+        return len(others) >= moves_of(license, catalogue.find(license.product_id))
 
     def _verdict(
         self,
@@ -132,7 +154,7 @@ class Seats:
         code: Code,
         key: str,
         license: License | None,
-        hardware_id: str | None = None,
+        device: Device | None = None,
         activated: bool = False,
     ) -> Verdict:
         if license is None:
@@ -144,14 +166,41 @@ class Seats:
             license=license,
             product=product,
             features=catalogue.features(product, license.tier, license.features),
-            device=self._device(key, license, hardware_id) if hardware_id and code is Code.VALID else None,
+            device=device,
             activated=activated,
         )
 
-    def _device(self, key: str, license: License, hardware_id: str) -> Device:
-        """The device as it is bound; only the device log knows since when the first one is."""
+    def _device(self, code: Code, key: str, license: License | None, meant: Claim, asked: Claim) -> Device | None:
+        """The device as it is bound, by the id that was asked about: the app knows its machine's present id alone."""
+        if code is not Code.VALID or license is None or meant.hardware_id is None or asked.hardware_id is None:
+            return None
+        device = self._bound_device(key, license, meant.hardware_id)
+        return Device(asked.hardware_id, device.device_name, device.bound_at)
+
+    def _bound_device(self, key: str, license: License, hardware_id: str) -> Device:
+        """Only the device log knows since when the first one is bound."""
         for device in license.devices:
             if device.hardware_id == hardware_id:
                 return device
         lines = [line for line in self._store.device_lines(key, look=False) if line.hardware_id == hardware_id]
         return Device(hardware_id, license.device_name, lines[-1].timestamp if lines else license.created_date)
+
+
+def _meaning(claim: Claim, bound: Bound | None) -> Claim:
+    """The claim as of the device that is bound, where the machine is one of these under another id."""
+    return msgspec.structs.replace(claim, hardware_id=bound.device.hardware_id) if bound else claim
+
+
+def _is_news(claim: Claim, bound: Bound | None) -> bool:
+    """Whether the id is a face of the device that is to be written down; by asking alone nothing is."""
+    return bound is not None and claim.bind and claim.hardware_id not in bound.faces and len(bound.faces) < MOST_FACES
+
+
+def _activation(key: str, claim: Claim, now: datetime) -> DeviceLine:
+    return DeviceLine(
+        timestamp=now,
+        event=DeviceEvent.ACTIVATION,
+        license_key=key,
+        hardware_id=claim.hardware_id,
+        device_name=claim.device_name,
+    )

@@ -301,14 +301,15 @@ def _device_steps(lines: Sequence[DeviceLine]) -> Iterator[Step]:
     for line in sorted(lines, key=attrgetter("seq")):
         so_far = [other for other in lines if other.license_key == line.license_key and other.seq <= line.seq]
         bound = len(devices_after(so_far))
+        is_face = line.event is DeviceEvent.ACTIVATION and bound == len(devices_after(so_far[:-1]))
+        became = "is the same machine with other parts" if is_face else _BOUND[line.event]
+        became = "was released by its customer" if line.by_customer else became
         name = f"{line.device_name} ({line.hardware_id})" if line.device_name else line.hardware_id
         yield Step(
             at=line.timestamp,
             log="devices",
             seq=line.seq,
             event=line.event,
-            said=" ".join(
-                filter(None, (name, "was released by its customer" if line.by_customer else _BOUND[line.event]))
-            ),
+            said=became if name is None else f"{name} {became}",
             did=("1 device bound" if bound == 1 else f"{bound} devices bound",),
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from server.domain.keys import license_id
-from server.domain.license import Code, Device, License, devices_after, standing
+from server.domain.license import Code, Device, License, bound_after, standing
 from server.errors import Conflict
 from server.services.license_files import LicenseFiles
 from server.services.signing import Signing
@@ -66,7 +66,7 @@ class Sunset:
                 yield self._sign(folder / license_id(key), key, license, now)
 
     def _sign(self, folder: Path, key: str, license: License, now: datetime) -> Row:
-        devices = devices_after(self._store.device_lines(key))
+        devices = [one.as_seen_last for one in bound_after(self._store.device_lines(key)).values()]
         bound: dict[str, Device | None] = {f"device-{number}.lic": one for number, one in enumerate(devices, 1)}
         folder.mkdir()
         for name, device in (bound | {"any-device.lic": None}).items():

@@ -148,12 +148,8 @@ def _count(platform: str, outcome: str) -> None:
 def _tell_owner(name: str, delivery: _Delivery | None, error: Exception) -> None:
     if isinstance(error, TooManyRequests) and isinstance(error.__context__, Unverified):
         error = error.__context__
-    if (
-        delivery is not None
-        and isinstance(error, BadRequest)
-        and delivery.posted.body == delivery.platform.trial().body
-    ):
-        return  # the owner's check-up knocks so
+    if delivery is not None and isinstance(error, BadRequest) and _is_trial(delivery):
+        return
     told = error.description if isinstance(error, HTTPException) else str(error)
     detail = told or "" if isinstance(error, KeyledgerError | HTTPException) else type(error).__name__
     size = len(delivery.posted.body) if delivery else request.content_length or 0

@@ -39,7 +39,7 @@ def test_sales_are_compared_with_a_route_that_appends_and_syncs():
 
 def test_each_page_of_the_dashboard():
     found = measured("dashboard")
-    assert len(found) == 20
+    assert len(found) > 20
     assert all(row["value"] > 0 and row["goal"] for row in found.values())
 
 

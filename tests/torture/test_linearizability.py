@@ -28,10 +28,25 @@ PROCESSES = 8
 VERBS = ("sell",) * 3 + ("take",) * 10 + ("free",) * 5 + ("peek",) * 5 + ("look",) * 6
 DECISIONS = ("suspend", "reinstate", "reset")
 DEVICES = [f"pc-{number}" for number in range(6)]
+CHANGING = DEVICES[3:]  # come under another id each time: another board, the same disk and card
+FACES = 4
 
 
-def does(room: BackRoom, number: int, key: str, verb: str, device: str) -> str:
+def as_it_comes(device: str, chance: random.Random) -> str:
+    """A hardware id of this device now."""
+    if device not in CHANGING:
+        return device
+    number = int(device[3:])
+    return f"kl1.b{chance.randrange(FACES):016x}.d{number:016x}.n{number:016x}"
+
+
+def device_of(hardware_id: str) -> str:
+    return f"pc-{int(hardware_id[-16:], 16)}" if hardware_id.startswith("kl1.") else hardware_id
+
+
+def does(room: BackRoom, number: int, key: str, verb: str, device: str, chance: random.Random) -> str:
     """Do it, and say what came of it in the words of `Held`."""
+    device = as_it_comes(device, chance)
     try:
         match verb:
             case "sell":
@@ -58,7 +73,8 @@ def looks(room: BackRoom, key: str) -> str:
     license = room.store.find_license(key)
     if license is None:
         return "NOT_FOUND"
-    bound = sorted(filter(None, (license.hardware_id, *(device.hardware_id for device in license.devices))))
+    ids = filter(None, (license.hardware_id, *(device.hardware_id for device in license.devices)))
+    bound = sorted(map(device_of, ids))
     return f"{license.is_active} {' '.join(bound)}"
 
 
@@ -74,7 +90,7 @@ def worker(place: int, folder: Path, keys: list[str], deeds: int, until: int) ->
             verb = chance.choice(VERBS if chance.random() < 0.95 else DECISIONS)
             device = chance.choice(DEVICES)
             tell([number, verb, device, time.monotonic_ns()])
-            answer = does(room, number, keys[number], verb, device)
+            answer = does(room, number, keys[number], verb, device, chance)
             tell([answer, time.monotonic_ns()])
             if chance.random() < 0.01:
                 room.store.tidy(force=True)
@@ -127,9 +143,9 @@ def most_seats(folder: Path) -> int:
             case "reset":
                 mine.clear()
             case "activation":
-                mine.add(line["hardware_id"])
+                mine.add(device_of(line["hardware_id"]))
             case _:
-                mine.discard(line["hardware_id"])
+                mine.discard(device_of(line["hardware_id"]))
         most = max(most, len(mine))
     return most
 

@@ -127,6 +127,7 @@ def test_a_broken_catalogue_and_an_odd_one_are_told(shop, owner):
     assert "The catalogue: free has no platform_ids: no sale can mean it." in found
 
 
+@pytest.mark.files
 def test_a_damaged_file_and_what_was_mended_are_told(shop, owner):
     shop.services.store.notice("licenses.json was rebuilt from the ledger: it was <cut> off")
     assert "A file was damaged: licenses.json was rebuilt from the ledger: it was <cut> off. It is mended." in matter(

@@ -296,6 +296,7 @@ def test_the_password_stands_in_no_log_and_no_file(shop, capfd):
 
 
 # ---------------------------------------------------------------------------------------------------- guesses
+@pytest.mark.files
 def test_guesses_are_slow_and_the_right_one_is_no_exception(shop, ticks):
     assert [guess(shop).status_code for _ in range(5)] == [401] * 5
     answered = guess(shop, PASSWORD)
@@ -306,6 +307,7 @@ def test_guesses_are_slow_and_the_right_one_is_no_exception(shop, ticks):
     assert guess(shop, PASSWORD).status_code == 429
 
 
+@pytest.mark.files
 def test_who_goes_on_guessing_waits_longer(shop, ticks):
     for _ in range(20):
         assert guess(shop).status_code == 401
@@ -330,6 +332,7 @@ def test_another_address_is_counted_by_itself_but_not_another_one_of_the_same_ne
     assert guess(shop, PASSWORD, address="2001:db8:1:3::1").status_code == 303
 
 
+@pytest.mark.files
 def test_many_addresses_together_are_slow_too(shop, ticks):
     answers = [guess(shop, address=f"203.0.{n}.1").status_code for n in range(60)]
     assert answers == [401] * 40 + [429] * 20

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from server.domain.purchase import Entry
 from server.platforms import gumroad, jvzoo
+from server.services.backlog import Backlog
 from server.services.caretaker import Caretaker
 from tests import jvzoo_notices
 from tests.conftest import CATALOGUE, SECRET, Shop, form, sale_ping
@@ -118,7 +121,15 @@ def test_an_unmapped_sale_is_issued_after_it_was_mapped(shop, owner):
     assert letters_on(shop) == ["2:delivery"]
 
 
-def test_a_double_click_mints_once(shop, owner):
+def test_a_double_click_mints_once(shop, owner, monkeypatch):
+    """All four have judged that the sale waits before the first one writes."""
+    gate, waits = threading.Barrier(4, timeout=60), Backlog.waits
+
+    def together(backlog: Backlog, entry: Entry) -> bool:
+        if found := waits(backlog, entry):
+            gate.wait()
+        return found
+
     shop.ping(sale_ping("s1", ANN, "G-NEW=="))
     shop.write_catalogue(CATALOGUE | {"products": MAPPED})
     browsers = [owner, *(OwnerBrowser(shop) for _ in range(3))]
@@ -129,6 +140,7 @@ def test_a_double_click_mints_once(shop, owner):
         told = fields if browser is owner else {"csrf_token": browser.token}
         return int(browser.client.post("/admin/webhooks/1/again", data=told).status_code)
 
+    monkeypatch.setattr(Backlog, "waits", together)
     with ThreadPoolExecutor(4) as pool:
         assert set(pool.map(click, range(4))) == {303}
     assert owner.client.post("/admin/webhooks/1/again", data=fields).status_code == 303
