@@ -184,6 +184,12 @@ class Shop:
         path = self.folder / "purchases.jsonl"
         return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
 
+    def device_log(self) -> list[dict[str, Any]]:
+        if databases.on_postgresql():
+            return databases.device_log(self.folder)
+        path = self.folder / "activity.jsonl"
+        return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+
     def licenses(self) -> dict[str, dict[str, Any]]:
         self.services.store.tidy(force=True)
         if databases.on_postgresql():

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 from urllib.parse import quote
 
 import msgspec
@@ -111,8 +111,16 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def ledger(folder: Path) -> list[dict[str, Any]]:
+    return _lines(folder, "SELECT line FROM ledger ORDER BY seq")
+
+
+def device_log(folder: Path) -> list[dict[str, Any]]:
+    return _lines(folder, "SELECT line FROM device_line ORDER BY seq")
+
+
+def _lines(folder: Path, query: LiteralString) -> list[dict[str, Any]]:
     with psycopg.connect(url_for(folder)) as connection:
-        return [json.loads(line) for (line,) in connection.execute("SELECT line FROM ledger ORDER BY seq")]
+        return [json.loads(line) for (line,) in connection.execute(query)]
 
 
 def licenses(folder: Path) -> dict[str, dict[str, Any]]:
