@@ -40,8 +40,8 @@ def serious_findings(page: Page) -> list[str]:
     page.evaluate(_source())
     found: list[str] = []
     for scheme, options in (("light", {}), ("dark", {"runOnly": ["color-contrast"]})):
-        page.emulate_media(color_scheme=scheme)
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # colours that still change are nobody's
         told: Any = page.evaluate(_RUN, options)
         found += [f"{scheme}: {one}" for one in told]
-    page.emulate_media(color_scheme="null")
+    page.emulate_media(color_scheme="null", reduced_motion="null")
     return found

@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from server.domain.keys import license_id
+from tests.acceptance.accessibility import serious_findings
 from tests.acceptance.browsers import a_browser
 from tests.acceptance.servers import Server
 from tests.conftest import sale_ping, some_of
@@ -311,3 +312,17 @@ def test_another_sites_form_is_refused_by_the_browsers_own_word(office, page):
     expect(page.locator("main")).to_contain_text("sent by another site")
     assert office.server.code(key) == "VALID"
     office.complaints.clear()  # the browser names the refusal
+
+
+def test_no_page_keeps_anybody_out(office, page):
+    """As axe-core sees it, with things of every kind on the pages."""
+    key = office.sale("axe@example.com", full_name=HOSTILE)
+    office.server.code(key, hardware_id="HW-AXE", device_name=HOSTILE)
+    office.server.ping(sale_ping("sale-axe", "axe@example.com", "UNMAPPED=="))
+    own = f"/licenses/{license_id(key)}"
+    found = {}
+    for path in [*PAGES, own, f"{own}/extend", f"{own}/revoke", "/webhooks/1", "/licenses/lic_00000000000000000000"]:
+        page.goto(f"/admin{path}")
+        found[path] = serious_findings(page)
+    office.complaints[:] = [said for said in office.complaints if "404" not in said]  # of the license that is not there
+    assert [path for path, told in found.items() if told] == []
