@@ -50,7 +50,7 @@ def test_sales_seats_and_letters_work_without_threads(server):
 
     def all_sent() -> bool:
         server.ping(sale_ping("s0", "ann@example.com"))
-        return server.owner("GET", "/outbox").json["summary"]["sent"] == 10
+        return server.owner("GET", "/outbox").json["summary"]["sent"] >= 10  # and one that all seats are taken
 
     assert server.until(all_sent)
 
