@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from statistics import median
 
 from flask.testing import FlaskClient
@@ -27,6 +28,22 @@ def dashboard(run: Run) -> list[Row]:
     number = run.sizes.dashboard
     shop = run.shops.of(number)
     run.say(f"looking at the dashboard of {number:,} licenses")
+    with _quietly():
+        return _looked_at(run, number, shop)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """A log of each page would stand among the figures."""
+    logger = logging.getLogger("server")
+    before = logger.level
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _looked_at(run: Run, number: int, shop: Shop) -> list[Row]:
     client = _signed_in(shop)
     first = _timed(lambda: _get(client, ""))
     rows = [Row(f"dashboard, {number:,} licenses: first page of a worker", f"{first:.0f} ms", "", first, FIRST, "ms")]
@@ -78,7 +95,7 @@ def _signed_in(shop: Shop) -> FlaskClient:
         rate_limit="off",
     )
     client = make_app(build(settings)).test_client()
-    logging.getLogger("server").setLevel(logging.WARNING)  # here it would stand among the figures
+    logging.getLogger("server").setLevel(logging.WARNING)  # making the application has set it up
     client.post("/admin/sign-in", data={"password": PASSWORD})
     return client
 

@@ -19,7 +19,7 @@ from tests.conftest import CATALOGUE, OWNER_KEY, SECRET, form, sale_ping
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BINARIES = Path(sys.executable).parent
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 def free_port() -> int:
