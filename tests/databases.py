@@ -165,7 +165,9 @@ class Cluster:
         if self._user:
             os.chown(self.home, pwd.getpwnam(self._user).pw_uid, -1)
         options = ["-A", "trust", "-U", "postgres", "-E", "utf8", "--locale=C", "--no-sync", "--no-instructions"]
-        subprocess.run([self._bin / "initdb", "-D", self.home / "data", *options], user=self._user, check=True, cwd="/")
+        subprocess.run(
+            [self._bin / "initdb", "-D", self.home / "data", *options], user=self._user, check=True, cwd="/", stdout=2
+        )
         (self.home / "data" / "pg_hba.conf").write_text(_HBA)
 
     def start(self) -> None:
