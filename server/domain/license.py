@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from server.domain.catalogue import Catalogue, Product
-from server.domain.hardware import same_machine
+from server.domain.hardware import Machines, same_machine
 
 DEFAULT_GRACE = 3
 DEFAULT_MOVES = 10
@@ -217,19 +217,23 @@ def bound_after(lines: list[DeviceLine]) -> dict[str, Bound]:
 
     A line that activates a bound device's machine under another id is another face of it, and takes no seat."""
     bound: dict[str, Bound] = {}
+    machines = Machines[Bound]()
     for line in lines:
         if line.event is DeviceEvent.RESET:
-            bound.clear()
+            bound, machines = {}, Machines()
         elif line.hardware_id is None:
             continue
         elif line.event is DeviceEvent.DEACTIVATION:
-            bound.pop(line.hardware_id, None)
-        elif known := find_bound(bound, line.hardware_id):
+            if (gone := bound.pop(line.hardware_id, None)) is not None:
+                machines.drop(gone.faces)
+        else:
+            known = machines.find(line.hardware_id)
+            if known is None:
+                known = Bound(Device(line.hardware_id, line.device_name, line.timestamp), [])
+                bound[line.hardware_id] = known
             if line.hardware_id not in known.faces:
                 known.faces.append(line.hardware_id)
-        else:
-            device = Device(line.hardware_id, line.device_name, line.timestamp)
-            bound[line.hardware_id] = Bound(device, [line.hardware_id])
+                machines.add(line.hardware_id, known)
     return bound
 
 
@@ -243,7 +247,7 @@ class Move(msgspec.Struct, gc=False):
 
     ids: list[str]
     at: datetime
-    is_bound: bool = True
+    is_bound: bool = False
 
     def is_machine(self, hardware_id: str) -> bool:
         return any(same_machine(one, hardware_id) for one in self.ids)
@@ -257,30 +261,32 @@ def recent_devices(lines: list[DeviceLine], now: datetime) -> list[Move]:
     A device that comes and goes is one: an app may free its seat whenever it ends. What was bound while this machine's
     clock was ahead counts only where it was not far ahead: it must not lock anybody out until that time has come.
     """
+    machines = Machines[Move]()
     moves: list[Move] = []
     for line in lines:
         if line.event is DeviceEvent.RESET:
-            moves.clear()
+            machines, moves = Machines(), []
         elif line.hardware_id is not None:
-            known = next((move for move in moves if move.is_machine(line.hardware_id)), None)
+            known = machines.find(line.hardware_id)
             if line.event is DeviceEvent.ACTIVATION:
-                _activate(moves, known, line.hardware_id, line.timestamp)
+                if known is None:
+                    moves.append(known := Move([], line.timestamp))
+                _activate(known, line.hardware_id, line.timestamp)
+                machines.add(line.hardware_id, known)
             elif known and line.by_customer:
                 moves.remove(known)
+                machines.drop(known.ids)
             elif known:
                 known.is_bound = False
     return [move for move in moves if abs(now - move.at) < MOVES_WINDOW]
 
 
-def _activate(moves: list[Move], known: Move | None, hardware_id: str, at: datetime) -> None:
+def _activate(move: Move, hardware_id: str, at: datetime) -> None:
     """Another face of a machine that has its seat is no move."""
-    if known is None:
-        moves.append(Move([hardware_id], at))
-        return
-    if not known.is_bound:
-        known.at, known.is_bound = at, True
-    if hardware_id not in known.ids:
-        known.ids.append(hardware_id)
+    if not move.is_bound:
+        move.at, move.is_bound = at, True
+    if hardware_id not in move.ids:
+        move.ids.append(hardware_id)
 
 
 def moves_of(license: License, product: Product | None) -> int:
