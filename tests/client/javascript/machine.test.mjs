@@ -72,6 +72,20 @@ test('Linux: nothing of a container is read', async () => {
   assert.deepEqual(await linux(LAPTOP, { env: { container: 'podman' } }), nothing)
 })
 
+test('Linux: nor of a pod, which has no other mark than its root or what Kubernetes tells it', async () => {
+  const pod = {
+    ...LAPTOP,
+    'proc/1/cgroup': '0::/\n',
+    'proc/self/mountinfo': '1088 930 0:295 / / rw,relatime master:1 - overlay overlay rw,lowerdir=/var/lib/x\n',
+  }
+  assert.deepEqual(await linux(pod), { failed: [] })
+  assert.deepEqual(await linux(LAPTOP, { env: { KUBERNETES_SERVICE_HOST: '10.96.0.1' } }), { failed: [] })
+  const isOnDisk = { 'proc/1/cgroup': '0::/\n' } // as in a container: but its root is a disk
+  assert.equal((await linux({ ...LAPTOP, ...isOnDisk })).disk, 'S4EWNX0M123456T')
+  const isBooted = { 'proc/self/mountinfo': pod['proc/self/mountinfo'] } // an overlay under systemd: a live system
+  assert.deepEqual((await linux({ ...LAPTOP, ...isBooted })).cards, ['a4:83:e7:01:23:45'])
+})
+
 test('Linux: of WSL its machine id alone', async () => {
   const told = await linux({ ...LAPTOP, 'proc/sys/kernel/osrelease': '5.15.90.1-microsoft-standard-WSL2\n' })
   assert.deepEqual(told, { machineId: '3d1219c7c4c5404aaa1f6d2a48adfda4', failed: [] })
