@@ -90,7 +90,7 @@ export declare class LicenseClient {
   installFile(text: string): Promise<Result>
 }
 
-/** What a computer is made of. `failed`: what could not be asked for this time. */
+/** What a computer is made of. `failed`: what could not be asked for this time. `again`: it may be told another time. */
 export interface Machine {
   machineId?: string | null
   board?: string | null
@@ -98,6 +98,7 @@ export interface Machine {
   cards?: string[]
   installation?: string | null
   failed?: string[]
+  again?: boolean
 }
 
 export declare const thisSystem: System

@@ -320,6 +320,7 @@ const FIRST_READING_TAKES = 25 * SECOND // a seat is taken once: then it is wort
 const READINGS = 3 // then what cannot be asked for is left alone until the next start
 const VIRTUAL_DISK = /^(vd|xvd|loop|zram|ram|nbd)/
 const VIRTUAL_MODEL = /qemu|vbox|vmware|virtual|amazon elastic block store/i
+const FOR_GOOD = ['ENOENT', 'EACCES', 'EPERM', 'UNKNOWN'] // a program that is not there or, by a policy, forbidden
 const CONTAINER = /docker|containerd|kubepods|libpod|lxc/
 
 /** What a system is asked. Tests put another one in its place. */
@@ -337,7 +338,8 @@ export const thisSystem = {
 
 /**
  * The parts of this computer, as they stand. `failed` names those that could not be asked for this time, which is not the
- * same as not being there: a program that was too slow once must not make another computer of this one.
+ * same as not being there: a program that was too slow once must not make another computer of this one. `again`: they may
+ * be told another time, which is not so where such a program is forbidden or not there.
  */
 export async function readMachine(system = thisSystem, takes = READING_TAKES) {
   const reader = { win32: readWindows, darwin: readMac, linux: readLinux }[system.platform]
@@ -348,7 +350,10 @@ export async function readMachine(system = thisSystem, takes = READING_TAKES) {
 async function readWindows(system, run) {
   const folder = `${system.env.SystemRoot ?? 'C:\\Windows'}\\System32`
   const value = async (key, name) => {
-    const told = await run(`${folder}\\reg.exe`, ['query', key, '/v', name, '/reg:64'])
+    const told = await run(`${folder}\\reg.exe`, ['query', key, '/v', name, '/reg:64']).catch((error) => {
+      if (error.code === 1) return '' // it says that there is no such value
+      throw error
+    })
     return new RegExp(`^\\s*${name}\\s+REG_SZ\\s+(\\S+)\\s*$`, 'mi').exec(told)?.[1] ?? null
   }
   const asked = {
@@ -399,7 +404,8 @@ async function readMac(system, run) {
     .split(/\n\s*\n/)
     .filter((port) => !/Hardware Port:.*(usb|bluetooth|thunderbolt|bridge)/i.test(port))
   const cards = ports.map((port) => /Ethernet Address: ([0-9a-f:]{17})/i.exec(port)?.[1]).filter(Boolean)
-  return { machineId: value('IOPlatformUUID'), board: value('IOPlatformSerialNumber'), disk: null, cards, failed }
+  const ids = { machineId: value('IOPlatformUUID'), board: value('IOPlatformSerialNumber') }
+  return { ...ids, disk: null, cards, failed, again: told.again }
 }
 
 async function readLinux(system) {
@@ -477,12 +483,14 @@ async function linuxCards(at, text) {
   return cards
 }
 
-/** Each answer by its name, null and named in `failed` where there was none. */
+/** Each answer by its name, null and named in `failed` where there was none. `again`: not for good. */
 async function allOf(asked) {
   const names = Object.keys(asked)
   const told = await Promise.allSettled(names.map((name) => asked[name]()))
   const values = names.map((name, place) => [name, told[place].status === 'fulfilled' ? told[place].value : null])
-  return { ...Object.fromEntries(values), failed: names.filter((_, place) => told[place].status === 'rejected') }
+  const failed = names.filter((_, place) => told[place].status === 'rejected')
+  const again = told.some(({ reason }) => reason && !FOR_GOOD.includes(reason.code))
+  return { ...Object.fromEntries(values), failed, again }
 }
 
 /**
@@ -643,6 +651,7 @@ export class LicenseClient {
   #pausedUntil = 0
   #machine = null
   #readings = 0
+  #hasLookedLonger = false
 
   /** Throws a TypeError that names the option that makes no sense. */
   constructor({
@@ -896,6 +905,7 @@ export class LicenseClient {
   async #lookLonger(seen) {
     if (seen.problem !== 'NOT_READ') return seen
     this.#machine = await readMachine(this.#system, FIRST_READING_TAKES)
+    this.#hasLookedLonger = true
     return this.#seen()
   }
 
@@ -908,7 +918,8 @@ export class LicenseClient {
       machine = makeHardwareId(this.#product, { installation: state.installation })
     }
     const isKnownAgain = isEnough(machine.split('.').slice(1)) || sameMachine(machine, state.last_id ?? '')
-    const isHalf = this.#machine.failed.length > 0 && !isKnownAgain
+    const { failed, again } = this.#machine
+    const isHalf = failed.length > 0 && (again || !this.#hasLookedLonger) && !isKnownAgain
     const isLost = machine.startsWith('kl1.x') && (await this.#shelf.onDisk()).installation !== state.installation
     return { state, machine, problem: isHalf ? 'NOT_READ' : isLost ? 'NOT_KEPT' : null }
   }

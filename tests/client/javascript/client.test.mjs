@@ -564,6 +564,7 @@ const SLOW = {
 function slowComputer(takes, told = SLOW) {
   const run = async (_, args, timeout) => {
     const name = Object.keys(told).find((word) => args.includes(word))
+    if (name === '-Command' && takes.forbidden) throw Object.assign(new Error('forbidden'), { code: 'EACCES' })
     if (!name || (name === '-Command' && takes.now > (timeout ?? 5000))) throw new Error('timed out')
     return told[name]
   }
@@ -605,6 +606,16 @@ test('what is missing only by half is enough, if the computer is known again by 
   const told = { ...SLOW, '-Command': 'failed=disk\r\ncard=A4:83:E7:01:23:45\r\n' }
   const { client } = await clientOf(server, { system: slowComputer({ now: 0 }, told) })
   assert.deepEqual(short(await client.activate(KEY)), [true, 'valid', 'VALID'])
+})
+
+test('what will never be told is not waited for: the rest is this computer then', async () => {
+  const broken = { ...SLOW, '-Command': 'failed=disk\r\nfailed=cards\r\n' } // twice the same
+  for (const system of [slowComputer({ forbidden: true }), slowComputer({ now: 0 }, broken)]) {
+    const { client, stateDir } = await activated({ system })
+    assert.match(await idOf(client), /^kl1\.m\w{16}\.b\w{16}$/)
+    const restarted = (await clientOf(server, { stateDir, system })).client
+    assert.deepEqual(short(await restarted.validate()), [true, 'valid', 'VALID'])
+  }
 })
 
 test('what is too slow again and again is not asked for at each call', async () => {

@@ -131,6 +131,7 @@ test('macOS: ioreg and networksetup', async () => {
     disk: null,
     cards: ['3c:7c:3f:00:00:04', 'a4:83:e7:01:23:45'],
     failed: [],
+    again: false,
   })
   assert.deepEqual(asked.sort(), [
     '/usr/sbin/ioreg -rd1 -c IOPlatformExpertDevice',
@@ -164,6 +165,7 @@ test('Windows: the registry, and what PowerShell knows of disk and cards', async
     disk: 'S4EWNX0M123456T',
     cards: ['A4:83:E7:01:23:45', '3C:7C:3F:AA:BB:CC'],
     failed: [],
+    again: false,
   })
   // By their whole paths: a program of the same name beside the app is never started.
   assert.deepEqual(asked, [
@@ -186,8 +188,24 @@ test('a program that was too slow says nothing about the computer', async () => 
     disk: null,
     cards: [],
     failed: ['disk', 'cards'],
+    again: true,
   })
 })
+
+test('a program that is forbidden is not waited for; a value that is not there is no failure', async () => {
+  for (const code of ['ENOENT', 'EACCES', 'UNKNOWN']) {
+    const system = windows(WINDOWS)
+    const forbidden = { ...system, run: (_, args) => (args[0] === 'query' ? system.run(_, args) : failing(code)) }
+    const told = await readMachine(forbidden)
+    assert.deepEqual([told.failed, told.again], [['disk', 'cards'], false], code)
+  }
+  const system = windows(WINDOWS)
+  const without = { ...system, run: (_, args) => (args.includes('LastConfig') ? failing(1) : system.run(_, args)) }
+  const { board, failed } = await readMachine(without)
+  assert.deepEqual([board, failed], [null, []])
+})
+
+const failing = (code) => Promise.reject(Object.assign(new Error('as execFile tells it'), { code }))
 
 test('Windows: what cannot be asked for is told apart from what is not there', async () => {
   const told = await readMachine(windows({ ...WINDOWS, '-Command': 'failed=disk\r\ncard=A4:83:E7:01:23:45\r\n' }))
