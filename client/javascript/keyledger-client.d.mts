@@ -49,7 +49,9 @@ export interface System {
   root: string
   env: Record<string, string | undefined>
   pause(milliseconds: number): Promise<void>
-  run(file: string, args: string[]): Promise<string>
+  run(file: string, args: string[], timeout?: number): Promise<string>
+  /** Milliseconds for which another process that is at work on the state is waited for. */
+  lockPatience?: number
 }
 
 export interface Options {
@@ -83,11 +85,12 @@ export declare class LicenseClient {
   validate(): Promise<Result>
   deactivate(): Promise<Result>
   status(): Promise<Result>
+  /** An empty text where this computer could not be read, or is not known again. */
   deviceCode(): Promise<string>
   installFile(text: string): Promise<Result>
 }
 
-/** What a computer is made of. `failed`: what could not be asked for this time. */
+/** What a computer is made of. `failed`: what could not be asked for this time. `again`: it may be told another time. */
 export interface Machine {
   machineId?: string | null
   board?: string | null
@@ -95,10 +98,11 @@ export interface Machine {
   cards?: string[]
   installation?: string | null
   failed?: string[]
+  again?: boolean
 }
 
 export declare const thisSystem: System
-export declare function readMachine(system?: System): Promise<Machine & { failed: string[] }>
+export declare function readMachine(system?: System, takes?: number): Promise<Machine & { failed: string[] }>
 export declare function makeHardwareId(product: string, machine?: Machine): string | null
 export declare function hardwareIdOf(
   machine: Machine & { failed: string[] },

@@ -51,6 +51,8 @@ export const REASONS = {
   NO_FILE: 'Please connect to the internet once, so that your license can be checked.',
   FILE_EXPIRED: 'The time without the license server is over. Please connect to the internet once.',
   CLOCK_BACK: "This computer's clock is behind. Please set it right, or connect to the internet once.",
+  NOT_READ: 'This computer could not be read. Please try again in a moment.',
+  NOT_KEPT: 'The folder of this program cannot be written to, and without it this computer is not known again.',
   NOT_YET: "This computer's clock is behind. Please set it right, or connect to the internet once.",
   UNREADABLE: 'This is no license file, or not all of it.',
   UNKNOWN_FORMAT: 'This license file is for a newer version of the program.',
@@ -67,11 +69,14 @@ export const REASONS = {
 /** Whether an Ed25519 signature fits (RFC 8032). Never throws: what cannot be read does not fit. */
 export async function verifyEd25519(publicKey, message, signature) {
   if (publicKey.length !== 32 || signature.length !== 64) return false
-  try {
-    return await (IS_WEB_CRYPTO_QUIET ? byWebCrypto : byNode)(publicKey, message, signature)
-  } catch {
-    return false
+  for (const verifies of IS_WEB_CRYPTO_QUIET ? [byWebCrypto, byNode] : [byNode]) {
+    try {
+      return await verifies(publicKey, message, signature)
+    } catch {
+      // not every Web Crypto has Ed25519: that says nothing about the signature
+    }
   }
+  return false
 }
 
 /** Node 18 prints a warning with the first use of Ed25519 there, and has had its own for long. */
@@ -142,12 +147,14 @@ function aboutAnother(request, verdict) {
   if (verdict.nonce !== request.nonce) return 'OTHER_REQUEST'
   if (verdict.license && !licenseIds(request.license_key, request.key_prefix).includes(verdict.license.id))
     return 'OTHER_LICENSE'
+  const isOfProduct = (verdict.license?.product_id ?? null) === (request.product ?? null)
+  if (verdict.code === 'PRODUCT_SCOPE_MISMATCH' && isOfProduct) return 'OTHER_PRODUCT'
   if (!verdict.valid) return null
   const frees = request.path.endsWith('/deactivate')
   const device = verdict.device?.hardware_id
   if (request.hardware_id && !frees && !(typeof device === 'string' && sameMachine(device, request.hardware_id)))
     return 'OTHER_DEVICE'
-  return request.product && verdict.license.product_id !== request.product ? 'OTHER_PRODUCT' : null
+  return request.product && !isOfProduct ? 'OTHER_PRODUCT' : null
 }
 
 // ------------------------------------------------------------------------------------------------ license files
@@ -161,18 +168,22 @@ const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$/
  * the file alone is judged).
  */
 export async function checkLicenseFile(text, keys, here, now) {
-  const found = [...String(text).slice(0, MOST_BYTES).matchAll(FILE)]
-  const inside = found.length === 1 ? jsonIn(fromBase64(found[0][1].replace(/[> \t\r\n]/g, ''))) : null
-  if (!isObject(inside) || inside.alg !== 'ed25519') return { result: 'UNREADABLE' }
-  const [signature, said] = [fromBase64(inside.sig), fromBase64(inside.enc)]
-  const says = jsonIn(said)
+  const { enc, signature, says } = opened(text) ?? {}
   if (signature?.length !== 64 || !isObject(says)) return { result: 'UNREADABLE' }
   if (says.format !== 1) return { result: 'UNKNOWN_FORMAT' }
   const key = keys.get(says.kid)
   if (!key) return { result: 'UNKNOWN_KEY' }
-  if (!(await verifyEd25519(key, Buffer.from(`license/${inside.enc}`), signature))) return { result: 'BAD_SIGNATURE' }
+  if (!(await verifyEd25519(key, Buffer.from(`license/${enc}`), signature))) return { result: 'BAD_SIGNATURE' }
   if (!isWhole(says)) return { result: 'UNREADABLE' }
   return { result: judged(says, here, now), says }
+}
+
+/** What stands in a file, whoever wrote it. */
+function opened(text) {
+  const found = [...String(text).slice(0, MOST_BYTES).matchAll(FILE)]
+  const inside = found.length === 1 ? jsonIn(fromBase64(found[0][1].replace(/[> \t\r\n]/g, ''))) : null
+  if (!isObject(inside) || inside.alg !== 'ed25519') return null
+  return { enc: inside.enc, signature: fromBase64(inside.sig), says: jsonIn(fromBase64(inside.enc)) }
 }
 
 function isWhole(says) {
@@ -282,8 +293,10 @@ export function sameMachine(one, other) {
   const common = [...new Set(one.split('.'))].filter(
     (part) => others.has(part) && part.length === 17 && 'mbdn'.includes(part[0]),
   )
-  return common.length >= 2 && common.some((part) => 'dn'.includes(part[0]))
+  return isEnough(common)
 }
+
+const isEnough = (parts) => parts.length >= 2 && parts.some((part) => 'dn'.includes(part[0]))
 
 function plainPart(value, junkStarts = []) {
   const text = (value ?? '').toLowerCase().replace(/[^a-z0-9]/g, '')
@@ -303,9 +316,11 @@ function cardAddress(card) {
 // ------------------------------------------------------------------------------------------------ reading a computer
 
 const READING_TAKES = 5 * SECOND
+const FIRST_READING_TAKES = 25 * SECOND // a seat is taken once: then it is worth waiting for all parts
 const READINGS = 3 // then what cannot be asked for is left alone until the next start
 const VIRTUAL_DISK = /^(vd|xvd|loop|zram|ram|nbd)/
 const VIRTUAL_MODEL = /qemu|vbox|vmware|virtual|amazon elastic block store/i
+const FOR_GOOD = ['ENOENT', 'EACCES', 'EPERM', 'UNKNOWN'] // a program that is not there or, by a policy, forbidden
 const CONTAINER = /docker|containerd|kubepods|libpod|lxc/
 
 /** What a system is asked. Tests put another one in its place. */
@@ -314,33 +329,38 @@ export const thisSystem = {
   root: '/',
   env: process.env,
   pause,
-  run: (file, args) =>
+  run: (file, args, timeout = READING_TAKES) =>
     new Promise((resolve, reject) => {
-      const bounds = { timeout: READING_TAKES, maxBuffer: MOST_BYTES, windowsHide: true, encoding: 'utf8' }
+      const bounds = { timeout, maxBuffer: MOST_BYTES, windowsHide: true, encoding: 'utf8' }
       execFile(file, args, bounds, (error, stdout) => (error ? reject(error) : resolve(stdout)))
     }),
 }
 
 /**
  * The parts of this computer, as they stand. `failed` names those that could not be asked for this time, which is not the
- * same as not being there: a program that was too slow once must not make another computer of this one.
+ * same as not being there: a program that was too slow once must not make another computer of this one. `again`: they may
+ * be told another time, which is not so where such a program is forbidden or not there.
  */
-export async function readMachine(system = thisSystem) {
+export async function readMachine(system = thisSystem, takes = READING_TAKES) {
   const reader = { win32: readWindows, darwin: readMac, linux: readLinux }[system.platform]
-  return reader ? reader(system) : { failed: [] }
+  const run = (file, args) => system.run(file, args, takes)
+  return reader ? reader(system, run) : { failed: [] }
 }
 
-async function readWindows(system) {
+async function readWindows(system, run) {
   const folder = `${system.env.SystemRoot ?? 'C:\\Windows'}\\System32`
   const value = async (key, name) => {
-    const told = await system.run(`${folder}\\reg.exe`, ['query', key, '/v', name, '/reg:64'])
+    const told = await run(`${folder}\\reg.exe`, ['query', key, '/v', name, '/reg:64']).catch((error) => {
+      if (error.code === 1) return '' // it says that there is no such value
+      throw error
+    })
     return new RegExp(`^\\s*${name}\\s+REG_SZ\\s+(\\S+)\\s*$`, 'mi').exec(told)?.[1] ?? null
   }
   const asked = {
     machineId: () => value('HKLM\\SOFTWARE\\Microsoft\\Cryptography', 'MachineGuid'),
     board: () => value('HKLM\\SYSTEM\\HardwareConfig', 'LastConfig'),
     devices: () =>
-      system.run(`${folder}\\WindowsPowerShell\\v1.0\\powershell.exe`, [
+      run(`${folder}\\WindowsPowerShell\\v1.0\\powershell.exe`, [
         '-NoProfile',
         '-NonInteractive',
         '-Command',
@@ -372,10 +392,10 @@ const WINDOWS_DEVICES = [
   "} catch { 'failed=cards' }",
 ].join(' ')
 
-async function readMac(system) {
+async function readMac(system, run) {
   const asked = {
-    board: () => system.run('/usr/sbin/ioreg', ['-rd1', '-c', 'IOPlatformExpertDevice']),
-    cards: () => system.run('/usr/sbin/networksetup', ['-listallhardwareports']),
+    board: () => run('/usr/sbin/ioreg', ['-rd1', '-c', 'IOPlatformExpertDevice']),
+    cards: () => run('/usr/sbin/networksetup', ['-listallhardwareports']),
   }
   const told = await allOf(asked)
   const value = (name) => new RegExp(`"${name}" = "([^"]*)"`).exec(told.board ?? '')?.[1] ?? null
@@ -384,7 +404,8 @@ async function readMac(system) {
     .split(/\n\s*\n/)
     .filter((port) => !/Hardware Port:.*(usb|bluetooth|thunderbolt|bridge)/i.test(port))
   const cards = ports.map((port) => /Ethernet Address: ([0-9a-f:]{17})/i.exec(port)?.[1]).filter(Boolean)
-  return { machineId: value('IOPlatformUUID'), board: value('IOPlatformSerialNumber'), disk: null, cards, failed }
+  const ids = { machineId: value('IOPlatformUUID'), board: value('IOPlatformSerialNumber') }
+  return { ...ids, disk: null, cards, failed, again: told.again }
 }
 
 async function readLinux(system) {
@@ -400,8 +421,12 @@ async function readLinux(system) {
 }
 
 async function isContainer(system, at, text) {
-  if (system.env.container || (await isThere(at('.dockerenv'))) || (await isThere(at('run/.containerenv')))) return true
-  return CONTAINER.test((await text('proc/1/cgroup')) ?? '')
+  if (system.env.container || system.env.KUBERNETES_SERVICE_HOST) return true
+  if ((await isThere(at('.dockerenv'))) || (await isThere(at('run/.containerenv')))) return true
+  const group = (await text('proc/1/cgroup')) ?? ''
+  if (CONTAINER.test(group)) return true
+  const root = await rootMount(text) // containerd with cgroup v2 leaves no name of its own
+  return group === '0::/' && root?.[root.indexOf('-') + 1] === 'overlay'
 }
 
 const isThere = (file) =>
@@ -428,8 +453,7 @@ async function linuxDisk(at, text) {
 
 /** Btrfs and others mount under a number that is no disk's: then the name of the device is what counts. */
 async function rootBlock(at, text) {
-  const mounts = ((await text('proc/self/mountinfo')) ?? '').split('\n').map((line) => line.split(' '))
-  const root = mounts.filter((fields) => fields[4] === '/').pop()
+  const root = await rootMount(text)
   if (!root) return null
   const source = root[root.indexOf('-') + 2] ?? ''
   const byName = async () => {
@@ -440,6 +464,11 @@ async function rootBlock(at, text) {
     (await fs.realpath(at('sys/dev/block', root[2])).catch(() => null)) ??
     (source.startsWith('/dev/') ? byName() : null)
   )
+}
+
+async function rootMount(text) {
+  const mounts = ((await text('proc/self/mountinfo')) ?? '').split('\n').map((line) => line.split(' '))
+  return mounts.filter((fields) => fields[4] === '/').pop()
 }
 
 async function linuxCards(at, text) {
@@ -454,12 +483,14 @@ async function linuxCards(at, text) {
   return cards
 }
 
-/** Each answer by its name, null and named in `failed` where there was none. */
+/** Each answer by its name, null and named in `failed` where there was none. `again`: not for good. */
 async function allOf(asked) {
   const names = Object.keys(asked)
   const told = await Promise.allSettled(names.map((name) => asked[name]()))
   const values = names.map((name, place) => [name, told[place].status === 'fulfilled' ? told[place].value : null])
-  return { ...Object.fromEntries(values), failed: names.filter((_, place) => told[place].status === 'rejected') }
+  const failed = names.filter((_, place) => told[place].status === 'rejected')
+  const again = told.some(({ reason }) => reason && !FOR_GOOD.includes(reason.code))
+  return { ...Object.fromEntries(values), failed, again }
 }
 
 /**
@@ -483,7 +514,7 @@ const LETTERS = { machineId: 'm', board: 'b', disk: 'd', cards: 'n' }
 // ------------------------------------------------------------------------------------------------ what is kept
 
 const LOCK_IS_STALE = 10 * SECOND
-const LOCK_PATIENCE = 3 * SECOND
+const LOCK_PATIENCE = 10 * SECOND
 
 /**
  * One small file, always whole, and a second copy of it for the day on which a disk or a cleaner spoils the first.
@@ -492,7 +523,10 @@ const LOCK_PATIENCE = 3 * SECOND
  * with an editor. Where it does not fit, only the key that was entered is believed, and the server is asked again.
  */
 class Shelf {
-  constructor(folder, product) {
+  unwritten = null // the last state that no disk took, and the mac of what lies there instead
+
+  constructor(folder, product, patience = LOCK_PATIENCE) {
+    this.patience = patience
     this.folder = folder
     this.files = ['license.json', 'license.backup.json'].map((name) => path.join(folder, name))
     this.lock = path.join(folder, 'license.lock')
@@ -500,6 +534,11 @@ class Shelf {
   }
 
   async read() {
+    const kept = await this.onDisk()
+    return this.unwritten && this.unwritten.instead === kept.mac ? this.unwritten.state : kept
+  }
+
+  async onDisk() {
     const found = (await Promise.all(this.files.map(stateIn))).filter(Boolean)
     const good = found.find((state) => state.mac === this.#mac(state))
     if (good) return good
@@ -513,7 +552,8 @@ class Shelf {
     try {
       const state = await this.read()
       const next = { ...state, ...change(state) }
-      if (this.#mac(next) !== state.mac) await this.#write({ ...next, mac: this.#mac(next) })
+      const mac = this.#mac(next)
+      if (mac !== state.mac || this.unwritten) await this.#write({ ...next, mac })
       return next
     } finally {
       if (isOurs) await fs.unlink(this.lock).catch(() => {})
@@ -528,14 +568,16 @@ class Shelf {
   async #write(state) {
     try {
       for (const file of this.files) await replace(file, JSON.stringify(state, null, 1))
+      this.unwritten = null
     } catch {
-      // the answer counts all the same; without a kept file there are no days offline
+      // it counts all the same, until the program ends
+      this.unwritten = { state, instead: (await this.onDisk()).mac }
     }
   }
 
   async #takeLock() {
     await fs.mkdir(this.folder, { recursive: true, mode: 0o700 }).catch(() => {})
-    const end = performance.now() + LOCK_PATIENCE
+    const end = performance.now() + this.patience
     let refused = 0
     do {
       try {
@@ -547,7 +589,7 @@ class Shelf {
         const isForbidden = !made && error.code !== 'EEXIST' // or, on Windows, just being deleted
         if (isForbidden && ++refused === 5) return false
         if (made && Math.abs(Date.now() - made.mtimeMs) > LOCK_IS_STALE) await fs.unlink(this.lock).catch(() => {})
-        else await pause(20)
+        else await pause(1 + Math.random()) // who holds it may take it again at once: look often
       }
     } while (performance.now() < end)
     return false // who holds it that long hangs: each file is whole at any moment, whoever writes last
@@ -609,6 +651,7 @@ export class LicenseClient {
   #pausedUntil = 0
   #machine = null
   #readings = 0
+  #hasLookedLonger = false
 
   /** Throws a TypeError that names the option that makes no sense. */
   constructor({
@@ -626,7 +669,7 @@ export class LicenseClient {
     this.#base = serverBase(server)
     this.#product = requireText('product', product, 128)
     this.#keys = keyTable(publicKey)
-    this.#shelf = new Shelf(requireText('stateDir', stateDir), product)
+    this.#shelf = new Shelf(requireText('stateDir', stateDir), product, system.lockPatience)
     this.#deviceName = tidyName(deviceName)
     this.#keyPrefix = keyPrefix
     this.#timeout = requireDuration('timeout', timeout)
@@ -662,7 +705,7 @@ export class LicenseClient {
 
   /** The text with which a customer gets a license file for this computer on another one. */
   deviceCode() {
-    return this.#inTurn(async () => makeDeviceCode((await this.#look()).machine, this.#deviceName, this.#product))
+    return this.#inTurn(() => this.#deviceCode())
   }
 
   /** Use a license file that the customer brought: its text. */
@@ -680,7 +723,8 @@ export class LicenseClient {
   async #activate(typed) {
     const key = String(typed ?? '').trim()
     if (!/^[^\x00-\x1f\x7f]{1,128}$/.test(key)) return noVerdict('NOT_A_KEY')
-    const seen = await this.#look()
+    const seen = await this.#lookLonger(await this.#look())
+    if (seen.problem) return noVerdict(seen.problem)
     const heard = await this.#ask('file', key, seen.machine, this.#deadline(), { device_name: this.#deviceName })
     if (!heard.verdict) return noVerdict(heard.code, heard)
     if (heard.verdict.valid) return this.#accept(key, heard, seen)
@@ -689,11 +733,13 @@ export class LicenseClient {
   }
 
   async #validate() {
-    const seen = await this.#look()
+    let seen = await this.#look()
     const key = seen.state.license_key
     if (!key) return this.#offline(seen)
     const left = this.#pausedUntil - performance.now()
     if (left > 0) return this.#offline(seen, missed('PAUSED', 'the server asked for a pause', Math.ceil(left / SECOND)))
+    seen = await this.#lookLonger(seen)
+    if (seen.problem) return this.#offline(seen, missed(seen.problem, seen.problem))
     const deadline = this.#deadline()
     const heard = await this.#ask('validate', key, seen.machine, deadline, { bind: false })
     if (!heard.verdict) {
@@ -713,9 +759,11 @@ export class LicenseClient {
   }
 
   async #deactivate() {
-    const seen = await this.#look()
+    let seen = await this.#look()
     const key = seen.state.license_key
     if (key) {
+      seen = await this.#lookLonger(seen)
+      if (seen.problem) return this.#offline(seen, missed(seen.problem, seen.problem))
       const heard = await this.#ask('deactivate', key, seen.machine, this.#deadline())
       if (!heard.verdict) return this.#offline(seen, heard)
     }
@@ -723,17 +771,25 @@ export class LicenseClient {
     return { ...noVerdict('DEACTIVATED'), state: 'unlicensed', source: key ? 'online' : 'offline' }
   }
 
+  async #deviceCode() {
+    const { machine, problem } = await this.#lookLonger(await this.#look())
+    return problem ? '' : makeDeviceCode(machine, this.#deviceName, this.#product)
+  }
+
   async #installFile(text) {
-    const [seen, now] = [await this.#look(), this.#clock()]
-    const { state } = seen
+    const [seen, now] = [await this.#lookLonger(await this.#look()), this.#clock()]
+    const { state, problem } = seen
+    if (problem === 'NOT_READ') return noVerdict(problem)
     const here = { product: this.#product, machine: seen.machine }
     const { result, says } = await checkLicenseFile(text, this.#keys, here, now)
     if (result !== 'GOOD') return noVerdict(result)
     const issued = Date.parse(says.issued)
-    if (state.denied?.license_id === says.license.id && issued <= state.denied.at) return noVerdict('OLD_FILE')
+    const isOfKey = state.license_key && isFileOf(says, state.license_key, this.#keyPrefix)
+    const { license_id: refused, at } = state.denied ?? {}
+    const isRefused = refused === says.license.id || (refused === null && isOfKey)
+    if (isRefused && issued <= at) return noVerdict('OLD_FILE')
     // A file that is newer than all before shows what time it is; an older one must not turn the time back.
     const known = issued > (state.issued ?? 0) ? issued : (state.seen ?? 0)
-    const isOfKey = state.license_key && isFileOf(says, state.license_key, this.#keyPrefix)
     const changed = await this.#shelf.change(() => ({
       license_key: isOfKey ? state.license_key : null,
       last_id: seen.machine,
@@ -783,12 +839,16 @@ export class LicenseClient {
   #deny(key, { verdict, at }) {
     const license = { license_id: verdict.license?.id ?? null, expiry: verdict.license?.expiry_date ?? null }
     const denied = { code: verdict.code, at, ...license, help_url: this.#helpIn(verdict) }
-    return this.#shelf.change((kept) => (this.#isKept(key, kept) ? { denied, missed: null, seen: at } : {}))
+    const changes = { license_key: key, denied, missed: null, seen: at }
+    return this.#shelf.change((kept) => (this.#isKept(key, kept) ? changes : {}))
   }
 
-  #isKept(key, { license_key: kept }) {
+  /** A license that came as a file may have no key beside it: then it is the file that knows its key. */
+  #isKept(key, { license_key: kept, file }) {
     const ids = licenseIds(key, this.#keyPrefix)
-    return Boolean(kept) && licenseIds(kept, this.#keyPrefix).some((id) => ids.includes(id))
+    if (kept) return licenseIds(kept, this.#keyPrefix).some((id) => ids.includes(id))
+    const says = opened(file)?.says
+    return isObject(says) && isFileOf(says, key, this.#keyPrefix)
   }
 
   /** The verdict of what is kept. `why` says why the server was not heard, where it was asked. */
@@ -832,11 +892,24 @@ export class LicenseClient {
   }
 
   // -------------------------------------------------------------------------------------------- this computer
+  /** `problem` says why no seat can be bound to what was seen. */
   async #look() {
     if (!this.#machine || (this.#machine.failed.length && this.#readings < READINGS)) {
       this.#machine = await readMachine(this.#system)
       this.#readings++
     }
+    return this.#seen()
+  }
+
+  /** Half of a computer is another computer at the next start: at first sight all of it is worth waiting for. */
+  async #lookLonger(seen) {
+    if (seen.problem !== 'NOT_READ') return seen
+    this.#machine = await readMachine(this.#system, FIRST_READING_TAKES)
+    this.#hasLookedLonger = true
+    return this.#seen()
+  }
+
+  async #seen() {
     let state = await this.#shelf.read()
     let machine = hardwareIdOf(this.#machine, this.#product, state.last_id ?? null, state.installation ?? null)
     if (!machine) {
@@ -844,7 +917,11 @@ export class LicenseClient {
       state = await this.#shelf.change((kept) => ({ installation: kept.installation ?? fresh }))
       machine = makeHardwareId(this.#product, { installation: state.installation })
     }
-    return { state, machine }
+    const isKnownAgain = isEnough(machine.split('.').slice(1)) || sameMachine(machine, state.last_id ?? '')
+    const { failed, again } = this.#machine
+    const isHalf = failed.length > 0 && (again || !this.#hasLookedLonger) && !isKnownAgain
+    const isLost = machine.startsWith('kl1.x') && (await this.#shelf.onDisk()).installation !== state.installation
+    return { state, machine, problem: isHalf ? 'NOT_READ' : isLost ? 'NOT_KEPT' : null }
   }
 
   // -------------------------------------------------------------------------------------------- the server

@@ -601,12 +601,15 @@ def _check_subject(asked: Asked, said: dict[str, Any]) -> None:
     license, device = said.get("license"), said.get("device")
     if license is not None and license["id"] not in license_ids(asked.license_key, asked.key_prefix):
         raise NotBelieved("OTHER_LICENSE")
+    is_of_product = (license or {}).get("product_id") == asked.product
+    if said["code"] == "PRODUCT_SCOPE_MISMATCH" and is_of_product:
+        raise NotBelieved("OTHER_PRODUCT")
     if not said["valid"]:
         return
     named = device.get("hardware_id") if isinstance(device, dict) else None
     if asked.machine is not None and not (isinstance(named, str) and same_machine(named, asked.machine)):
         raise NotBelieved("OTHER_DEVICE")
-    if asked.product is not None and (license or {}).get("product_id") != asked.product:
+    if asked.product is not None and not is_of_product:
         raise NotBelieved("OTHER_PRODUCT")
 
 
@@ -1058,7 +1061,7 @@ class LicenseClient:
             return _no_verdict(heard.code, heard)
         if heard.valid:
             return self._accept(key, heard, seen)
-        self._deny(key, heard)
+        self._deny(key, heard, seen.machine)
         return self._refused(heard)
 
     def validate(self) -> Result:
@@ -1075,7 +1078,7 @@ class LicenseClient:
             state = self._shelf.change(lambda kept: {"missed": kept.get("missed") or _written(self._clock())})
             return self._offline(replace(seen, state=state), heard)
         if not heard.valid:
-            self._deny(key, heard)
+            self._deny(key, heard, seen.machine)
             return self._refused(heard)
         return self._accept(key, self._with_file(key, heard, seen, deadline), seen, is_new=False)
 
@@ -1109,13 +1112,14 @@ class LicenseClient:
             return _no_verdict(why)
         state, issued = seen.state, _written(file.issued)
         denied = state.get("denied") or {}
-        if denied.get("license_id") == file.says["license"]["id"] and issued <= denied["at"]:
+        key, of = state.get("license_key"), file.says["license"]
+        is_of_key = key and of["key_sha256"] in map(_sha256, key_readings(key, self._key_prefix))
+        is_refused = denied and (denied["license_id"] == of["id"] or (denied["license_id"] is None and is_of_key))
+        if is_refused and issued <= denied["at"]:
             return _no_verdict("OLD_FILE")
         # A file that is newer than all before shows what time it is; an older one must not turn the time back.
         is_newer = issued > (state.get("issued") or "")
         known = max(now, file.issued) if is_newer else max(now, self._seen_time(state, now))
-        key = state.get("license_key")
-        is_of_key = key and file.says["license"]["key_sha256"] in map(_sha256, key_readings(key, self._key_prefix))
         changes = {
             "license_key": key if is_of_key else None,
             "last_id": seen.machine,
@@ -1136,7 +1140,7 @@ class LicenseClient:
         def changes(kept: dict[str, Any]) -> dict[str, Any]:
             if not is_new and kept.get("license_key") != key:
                 return {}
-            kept_file = {} if self._is_kept(key, kept) else {"file": None}
+            kept_file = {} if self._is_kept(key, kept, seen.machine) else {"file": None}
             return {
                 "license_key": key,
                 "last_id": seen.machine,
@@ -1166,17 +1170,19 @@ class LicenseClient:
         except NotBelieved:
             return None
 
-    def _deny(self, key: str, heard: Verdict) -> None:
+    def _deny(self, key: str, heard: Verdict, machine: str) -> None:
         """Another key that is refused takes nothing from the one that is kept."""
         license = heard.said.get("license") or {}
         denied = {"code": heard.said["code"], "at": _written(heard.at), "license_id": license.get("id")}
         denied |= {"help_url": self._help_in(heard.said), "expiry": license.get("expiry_date")}
-        changes = {"denied": denied, "missed": None, "seen": _written(heard.at)}
-        self._shelf.change(lambda kept: changes if self._is_kept(key, kept) else {})
+        changes = {"license_key": key, "denied": denied, "missed": None, "seen": _written(heard.at)}
+        self._shelf.change(lambda kept: changes if self._is_kept(key, kept, machine) else {})
 
-    def _is_kept(self, key: str, state: dict[str, Any]) -> bool:
-        kept = state.get("license_key") or ""
-        return bool(license_ids(kept, self._key_prefix) & license_ids(key, self._key_prefix)) if kept else False
+    def _is_kept(self, key: str, state: dict[str, Any], machine: str) -> bool:
+        """A license that came as a file may have no key beside it: then it is the file that knows its key."""
+        if kept := state.get("license_key"):
+            return bool(license_ids(kept, self._key_prefix) & license_ids(key, self._key_prefix))
+        return self._file_in(state.get("file"), key, machine) is not None
 
     def _offline(self, seen: _Seen, missed: _Missed | None = None) -> Result:
         """The verdict of what is kept. `missed` says why the server was not heard, where it was asked."""

@@ -158,6 +158,8 @@ def _about_another(till: Till) -> Iterator[Case]:
     nowhere = till.ask("validate", "full", nonce_of("no device"), hardware_id=None)
     yield "about no device, where one was asked about", replace(nowhere, hardware_id=HARDWARE), "OTHER_DEVICE"
     yield "a license of another product", replace(other, product="wave"), "OTHER_PRODUCT"
+    bent_product = till.ask("validate", "live", nonce_of("another product asked"), product="team")
+    yield "a denial for another product than was asked about", replace(bent_product, product="wave"), "OTHER_PRODUCT"
 
 
 def _page(good: Answered) -> Answered:

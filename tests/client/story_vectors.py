@@ -228,6 +228,49 @@ def _files() -> Iterator[Story]:
         .does("install", "valid", "VALID", DAY + SECOND + DAYS * DAY, file=brought(NOW + DAY + SECOND))
     )
     yield (
+        Story("a denial counts for a license that came as a file")
+        .later("silent")
+        .does("install", "valid", "VALID", DAYS * DAY, file=brought(NOW))
+        .later("SUSPENDED", at=DAY)
+        .does("activate", "denied", "SUSPENDED", license_key=OTHER_KEY)
+        .does("status", "valid", "VALID", DAYS * DAY)
+        .does("activate", "denied", "SUSPENDED", license_key=KEY.lower())
+        .does("status", "denied", "SUSPENDED")
+        .later("silent")
+        .does("validate", "denied", "SUSPENDED")
+        .does("install", "unreachable", "OLD_FILE", file=brought(NOW))
+        .later("VALID")
+        .does("validate", "valid", "VALID", (DAYS + 1) * DAY)
+    )
+    yield (
+        Story("a denial that names no license counts for the one that came as a file")
+        .later("silent")
+        .does("install", "valid", "VALID", DAYS * DAY, file=brought(NOW))
+        .later("NOT_FOUND", at=DAY)
+        .does("activate", "denied", "NOT_FOUND")
+        .does("status", "denied", "NOT_FOUND")
+        .does("install", "unreachable", "OLD_FILE", file=brought(NOW))
+        .does("status", "denied", "NOT_FOUND")
+    )
+    yield (
+        Story("a file from before a denial that names no license does not undo it; a later one does")
+        .activated()
+        .later("NOT_FOUND", at=DAY)
+        .does("validate", "denied", "NOT_FOUND")
+        .later("silent", at=2 * DAY)
+        .does("install", "unreachable", "OLD_FILE", file=brought(NOW + DAY))
+        .does("status", "denied", "NOT_FOUND")
+        .does("install", "valid", "VALID", DAY + SECOND + DAYS * DAY, file=brought(NOW + DAY + SECOND))
+    )
+    yield (
+        Story("a denial that names no license says nothing of a file of another one")
+        .activated()
+        .later("NOT_FOUND", at=DAY)
+        .does("validate", "denied", "NOT_FOUND")
+        .later("silent")
+        .does("install", "valid", "VALID", DAYS * DAY, file=brought(NOW, license=whose(OTHER_KEY)))
+    )
+    yield (
         Story("a new file mends a clock that ran ahead for a while")
         .activated()
         .later("silent", off=20 * DAY)
@@ -271,12 +314,11 @@ def _keys() -> Iterator[Story]:
         .later("silent")
         .does("validate", "grace", "VALID", month + 2 * DAY)
     )
-    other = {"id": license_id(OTHER_KEY), "key_sha256": hashlib.sha256(OTHER_KEY.encode()).hexdigest()}
     yield (
         Story("a file of another license takes the place of the key")
         .activated()
         .later("silent")
-        .does("install", "valid", "VALID", month, file=brought(NOW, license=other))
+        .does("install", "valid", "VALID", month, file=brought(NOW, license=whose(OTHER_KEY)))
         .does("validate", "valid", "VALID", month)
     )
     yield (
@@ -294,11 +336,14 @@ def _keys() -> Iterator[Story]:
     )
 
 
+def whose(key: str) -> dict[str, str]:
+    return {"id": license_id(key), "key_sha256": hashlib.sha256(key.encode()).hexdigest()}
+
+
 def brought(issued: datetime, key: Any = None, **changes: Any) -> str:
     says = {
         "license": {
-            "id": license_id(KEY),
-            "key_sha256": hashlib.sha256(KEY.encode()).hexdigest(),
+            **whose(KEY),
             "purchase_date": rfc3339(NOW),
             "expiry_date": None,
             "max_devices": 1,

@@ -55,7 +55,8 @@ class StandIn:
     def _verdict(self, verb: str, asked: dict[str, Any], code: str, now: datetime) -> dict[str, Any]:
         key, hardware_id, is_valid = asked["license_key"], asked["hardware_id"], code == "VALID"
         exact = KEY if kit.license_ids(key) & {license_id(KEY)} else key
-        license = {"id": license_id(exact), "product_id": "wave", "product_name": "Wave", "tier": "pro"}
+        product = "team" if code == "PRODUCT_SCOPE_MISMATCH" else "wave"
+        license = {"id": license_id(exact), "product_id": product, "product_name": "Wave", "tier": "pro"}
         license |= {"features": ["batch"], "expiry_date": None, "status": "active"}
         verdict = {
             "valid": is_valid,

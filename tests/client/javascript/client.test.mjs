@@ -341,6 +341,39 @@ test('a folder that cannot be written to takes no license away', async () => {
   await fs.writeFile(file, '')
   const { client } = await clientOf(server, { stateDir: path.join(file, 'below') })
   assert.deepEqual(short(await client.activate(KEY)), [true, 'valid', 'VALID'])
+  assert.deepEqual(short(await client.validate()), [true, 'valid', 'VALID'])
+  server.always = offline
+  assert.deepEqual(short(await client.validate()), [true, 'grace', 'VALID'])
+  server.always = null
+  server.code = 'SUSPENDED'
+  await client.validate()
+  assert.deepEqual(short(await client.status()), [false, 'denied', 'SUSPENDED'])
+})
+
+test('what could not be written counts until the disk takes it, or another writes something else', async () => {
+  const { client, stateDir, system } = await activated()
+  const { rename } = fs
+  const full = async () => {
+    throw Object.assign(new Error('the disk is full'), { code: 'ENOSPC' })
+  }
+  const validated = async (code) => {
+    server.code = code
+    Object.assign(fs, { rename: full })
+    try {
+      await client.validate()
+    } finally {
+      Object.assign(fs, { rename })
+    }
+    return short(await client.status())
+  }
+  const restarted = async () => (await clientOf(server, { stateDir, system })).client
+  assert.deepEqual(await validated('SUSPENDED'), [false, 'denied', 'SUSPENDED'])
+  assert.equal((await (await restarted()).status()).valid, true)
+  await client.validate()
+  assert.deepEqual(short(await (await restarted()).status()), [false, 'denied', 'SUSPENDED'])
+  assert.deepEqual(await validated('VALID'), [true, 'valid', 'VALID'])
+  await (await restarted()).deactivate()
+  assert.deepEqual(short(await client.status()), [false, 'unlicensed', 'UNLICENSED'])
 })
 
 test('the state is on the disk before it takes the place of the old one', async () => {
@@ -385,7 +418,7 @@ test('who is at work on the state is waited for', async () => {
   const { open } = fs
   let tries = 0
   fs.open = async (file, ...given) => {
-    if (file === lock && ++tries === 3) await fs.unlink(lock) // now he is done
+    if (file === lock && ++tries === 300) await fs.unlink(lock) // now he is done
     return open(file, ...given)
   }
   server.code = 'SUSPENDED'
@@ -394,7 +427,7 @@ test('who is at work on the state is waited for', async () => {
   } finally {
     Object.assign(fs, { open })
   }
-  assert.equal(tries >= 3, true)
+  assert.equal(tries >= 300, true)
   assert.deepEqual(short(await client.status()), [false, 'denied', 'SUSPENDED'])
 })
 
@@ -521,6 +554,70 @@ test('a program that was too slow once does not make another computer of this on
   assert.equal(server.bodies[0].hardware_id, known)
 })
 
+const SLOW = {
+  MachineGuid: '    MachineGuid    REG_SZ    9f2d6c1e-7b1a-4f0e-9c55-3c6a1d2e8f70\r\n',
+  LastConfig: '    LastConfig    REG_SZ    {4c4c4544-0042-3510-8054-b9c04f4e5932}\r\n',
+  '-Command': 'disk=S4EWNX0M123456T\r\nmodel=Samsung\r\ncard=A4:83:E7:01:23:45\r\n',
+}
+
+/** Windows, on which PowerShell takes as many milliseconds as `takes` says at the moment. */
+function slowComputer(takes, told = SLOW) {
+  const run = async (_, args, timeout) => {
+    const name = Object.keys(told).find((word) => args.includes(word))
+    if (name === '-Command' && takes.forbidden) throw Object.assign(new Error('forbidden'), { code: 'EACCES' })
+    if (!name || (name === '-Command' && takes.now > (timeout ?? 5000))) throw new Error('timed out')
+    return told[name]
+  }
+  return machine('/', { platform: 'win32', run })
+}
+
+test('a computer that is slow at the first activation is waited for', async () => {
+  const takes = { now: 20_000 }
+  const { client, stateDir } = await activated({ system: slowComputer(takes) })
+  takes.now = 0
+  const next = await clientOf(server, { stateDir, system: slowComputer(takes) })
+  await next.client.validate()
+  const known = await idOf(client)
+  assert.match(known, /^kl1\.m\w{16}\.b\w{16}\.d\w{16}\.n\w{16}$/)
+  assert.deepEqual([server.bodies[0].hardware_id, server.asked], [known, ['validate']])
+})
+
+test('half of a computer takes no seat: it would be another one at the next start', async () => {
+  const takes = { now: 60_000 }
+  const { client, stateDir } = await clientOf(server, { system: slowComputer(takes) })
+  const unread = [false, 'unreachable', 'NOT_READ']
+  assert.deepEqual(short(await client.activate(KEY)), unread)
+  assert.equal(await client.deviceCode(), '')
+  assert.deepEqual(short(await client.installFile(licenseFile())), unread)
+  assert.deepEqual(short(await client.status()), [false, 'unlicensed', 'UNLICENSED'])
+  await fs.writeFile(path.join(stateDir, 'license.json'), JSON.stringify({ format: 1, license_key: KEY })) // was edited
+  assert.deepEqual(short(await client.validate()), unread)
+  assert.deepEqual(short(await client.deactivate()), unread)
+  assert.deepEqual(server.asked, [])
+  takes.now = 0
+  assert.deepEqual(short(await client.activate(KEY)), [true, 'valid', 'VALID'])
+  takes.now = 60_000
+  const slow = (await clientOf(server, { stateDir, system: slowComputer(takes) })).client
+  assert.deepEqual(short(await slow.validate()), [true, 'valid', 'VALID'])
+  assert.equal(server.bodies[0].hardware_id, server.bodies[1].hardware_id)
+})
+
+test('what is missing only by half is enough, if the computer is known again by the rest', async () => {
+  const told = { ...SLOW, '-Command': 'failed=disk\r\ncard=A4:83:E7:01:23:45\r\n' }
+  const { client } = await clientOf(server, { system: slowComputer({ now: 0 }, told) })
+  assert.deepEqual(short(await client.activate(KEY)), [true, 'valid', 'VALID'])
+})
+
+test('what will never be told is not waited for: the rest is this computer then', async () => {
+  const broken = { ...SLOW, '-Command': 'failed=disk\r\nfailed=cards\r\n' } // twice the same
+  for (const system of [slowComputer({ forbidden: true }), slowComputer({ now: 0 }, broken)]) {
+    const { client, stateDir } = await activated({ system })
+    assert.match(await idOf(client), /^kl1\.m\w{16}\.b\w{16}$/)
+    const restarted = (await clientOf(server, { stateDir, system })).client
+    assert.deepEqual(short(await restarted.validate()), [true, 'valid', 'VALID'])
+  }
+})
+
 test('what is too slow again and again is not asked for at each call', async () => {
   let asked = 0
   const run = async (_, args) => {
@@ -547,6 +644,18 @@ test('a container is known by what lies in its state folder', async () => {
   assert.match(known, /^kl1\.x[0-9a-f]{16}$/)
   await (await clientOf(server, { ...container, stateDir })).client.validate()
   assert.equal(server.bodies[0].hardware_id, known)
+})
+
+test('a container whose folder cannot be written to takes no seat, which it would lose with its end', async () => {
+  const file = path.join(await standin.folder(), 'file')
+  await fs.writeFile(file, '')
+  const system = machine(await tree({ '.dockerenv': '' }))
+  const { client } = await clientOf(server, { system, stateDir: path.join(file, 'below') })
+  for (let time = 0; time < 2; time++) {
+    assert.deepEqual(short(await client.activate(KEY)), [false, 'unreachable', 'NOT_KEPT'])
+  }
+  assert.equal(await client.deviceCode(), '')
+  assert.deepEqual(server.asked, [])
 })
 
 // ------------------------------------------------------------------------------------------------ options

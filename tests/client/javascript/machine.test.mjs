@@ -72,6 +72,20 @@ test('Linux: nothing of a container is read', async () => {
   assert.deepEqual(await linux(LAPTOP, { env: { container: 'podman' } }), nothing)
 })
 
+test('Linux: nor of a pod, which has no other mark than its root or what Kubernetes tells it', async () => {
+  const pod = {
+    ...LAPTOP,
+    'proc/1/cgroup': '0::/\n',
+    'proc/self/mountinfo': '1088 930 0:295 / / rw,relatime master:1 - overlay overlay rw,lowerdir=/var/lib/x\n',
+  }
+  assert.deepEqual(await linux(pod), { failed: [] })
+  assert.deepEqual(await linux(LAPTOP, { env: { KUBERNETES_SERVICE_HOST: '10.96.0.1' } }), { failed: [] })
+  const isOnDisk = { 'proc/1/cgroup': '0::/\n' } // as in a container: but its root is a disk
+  assert.equal((await linux({ ...LAPTOP, ...isOnDisk })).disk, 'S4EWNX0M123456T')
+  const isBooted = { 'proc/self/mountinfo': pod['proc/self/mountinfo'] } // an overlay under systemd: a live system
+  assert.deepEqual((await linux({ ...LAPTOP, ...isBooted })).cards, ['a4:83:e7:01:23:45'])
+})
+
 test('Linux: of WSL its machine id alone', async () => {
   const told = await linux({ ...LAPTOP, 'proc/sys/kernel/osrelease': '5.15.90.1-microsoft-standard-WSL2\n' })
   assert.deepEqual(told, { machineId: '3d1219c7c4c5404aaa1f6d2a48adfda4', failed: [] })
@@ -117,6 +131,7 @@ test('macOS: ioreg and networksetup', async () => {
     disk: null,
     cards: ['3c:7c:3f:00:00:04', 'a4:83:e7:01:23:45'],
     failed: [],
+    again: false,
   })
   assert.deepEqual(asked.sort(), [
     '/usr/sbin/ioreg -rd1 -c IOPlatformExpertDevice',
@@ -150,6 +165,7 @@ test('Windows: the registry, and what PowerShell knows of disk and cards', async
     disk: 'S4EWNX0M123456T',
     cards: ['A4:83:E7:01:23:45', '3C:7C:3F:AA:BB:CC'],
     failed: [],
+    again: false,
   })
   // By their whole paths: a program of the same name beside the app is never started.
   assert.deepEqual(asked, [
@@ -172,8 +188,24 @@ test('a program that was too slow says nothing about the computer', async () => 
     disk: null,
     cards: [],
     failed: ['disk', 'cards'],
+    again: true,
   })
 })
+
+test('a program that is forbidden is not waited for; a value that is not there is no failure', async () => {
+  for (const code of ['ENOENT', 'EACCES', 'UNKNOWN']) {
+    const system = windows(WINDOWS)
+    const forbidden = { ...system, run: (_, args) => (args[0] === 'query' ? system.run(_, args) : failing(code)) }
+    const told = await readMachine(forbidden)
+    assert.deepEqual([told.failed, told.again], [['disk', 'cards'], false], code)
+  }
+  const system = windows(WINDOWS)
+  const without = { ...system, run: (_, args) => (args.includes('LastConfig') ? failing(1) : system.run(_, args)) }
+  const { board, failed } = await readMachine(without)
+  assert.deepEqual([board, failed], [null, []])
+})
+
+const failing = (code) => Promise.reject(Object.assign(new Error('as execFile tells it'), { code }))
 
 test('Windows: what cannot be asked for is told apart from what is not there', async () => {
   const told = await readMachine(windows({ ...WINDOWS, '-Command': 'failed=disk\r\ncard=A4:83:E7:01:23:45\r\n' }))

@@ -5,7 +5,8 @@ import { promises as fs } from 'node:fs'
 import path from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath, pathToFileURL } from 'node:url'
-import { OURS, StandIn, KEY, folder } from './standin.mjs'
+import { thisSystem } from '../../../client/javascript/keyledger-client.mjs'
+import { KEY, OTHER_KEY, OURS, StandIn, answer, clientOf, folder } from './standin.mjs'
 
 const KIT = fileURLToPath(new URL('../../../client/javascript/', import.meta.url))
 const ELECTRON = `
@@ -89,22 +90,56 @@ test('the example for Electron', async () => {
   }
 })
 
-test('the example for Node', async () => {
+/** The first example as an app of its own; `askedWith` says what it showed when it asked for a key. */
+async function started(server, stateDir) {
   const [first] = [...(await fs.readFile(path.join(KIT, 'README.md'), 'utf8')).matchAll(/^```js\n(.*?)^```/gms)]
+  const text = first[1]
+    .replace('./keyledger-client.mjs', pathToFileURL(path.join(KIT, 'keyledger-client.mjs')).href)
+    .replace('https://licenses.example.com', server.url)
+    .replace('MCowBQYDK2VwAyEA…', OURS.publicKey)
+    .replace("'imagewave'", "'wave'")
+    .replace('/home/ann/.config/imagewave', stateDir)
+  const app = path.join(await folder(), 'app.mjs')
+  const around = [
+    'const told = (globalThis.told = {})',
+    `const askForKey = async (message) => ((told.askedWith = message), '${KEY}')`,
+    'const start = (features) => (told.features = features)',
+    'const show = (...given) => (told.shown = given)',
+  ]
+  await fs.writeFile(app, `${around.join('\n')}\n${text}`)
+  await import(pathToFileURL(app).href)
+  return globalThis.told
+}
+
+test('the example for Node', async () => {
   const server = await new StandIn().start()
   server.clock = Date.now()
   try {
-    const text = first[1]
-      .replace('./keyledger-client.mjs', pathToFileURL(path.join(KIT, 'keyledger-client.mjs')).href)
-      .replace('https://licenses.example.com', server.url)
-      .replace('MCowBQYDK2VwAyEA…', OURS.publicKey)
-      .replace("'imagewave'", "'wave'")
-      .replace('/home/ann/.config/imagewave', await folder())
-    const app = path.join(await folder(), 'app.mjs')
-    const around = `const askForKey = async () => '${KEY}'\nconst start = (features) => (globalThis.started = features)\nconst show = () => {}\n`
-    await fs.writeFile(app, around + text)
-    await import(pathToFileURL(app).href)
-    assert.deepEqual([globalThis.started, server.asked], [['batch'], ['file']])
+    const told = await started(server, await folder())
+    assert.deepEqual(told, { askedWith: 'Please enter your license key.', features: ['batch'] })
+    assert.deepEqual(server.asked, ['file'])
+  } finally {
+    await server.stop()
+  }
+})
+
+test('the example takes a new key when the old one was replaced', async () => {
+  const server = await new StandIn().start()
+  server.clock = Date.now()
+  try {
+    const { client, stateDir } = await clientOf(server, { clock: Date.now, system: thisSystem })
+    assert.equal((await client.activate(OTHER_KEY)).valid, true)
+    server.code = 'BANNED'
+    server.instead = [
+      (_, response, signed) => {
+        server.code = 'VALID'
+        answer(response, signed)
+      },
+    ]
+    const told = await started(server, stateDir)
+    const askedWith = 'This license was revoked, or replaced by a new key.'
+    assert.deepEqual(told, { askedWith, features: ['batch'] })
+    assert.deepEqual(server.asked, ['file', 'validate', 'file'])
   } finally {
     await server.stop()
   }

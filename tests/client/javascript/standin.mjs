@@ -89,7 +89,7 @@ export class StandIn {
     const key = licenseIds(body.license_key).includes(idOf(KEY)) ? KEY : body.license_key
     const license = {
       id: idOf(key),
-      product_id: 'wave',
+      product_id: this.code === 'PRODUCT_SCOPE_MISMATCH' ? 'team' : 'wave',
       product_name: 'Wave',
       tier: 'pro',
       features: ['batch'],
@@ -156,7 +156,7 @@ export function machine(
   root,
   { platform = 'linux', env = {}, run = () => Promise.reject(new Error('no such program')) } = {},
 ) {
-  return { platform, root, env, run, pause: async () => {} }
+  return { platform, root, env, run, pause: async () => {}, lockPatience: 60_000 } // however busy the machine is
 }
 
 /** Folders and files as /sys has them: a text is a file, `-> target` a link, relative to where it stands. */

@@ -1,6 +1,7 @@
 // The vectors that every client must pass.
 
 import assert from 'node:assert/strict'
+import { webcrypto } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
 import * as kit from '../../../client/javascript/keyledger-client.mjs'
@@ -13,6 +14,20 @@ const bytes = (text) => Buffer.from(text, 'hex')
 test('Ed25519', async () => {
   for (const { name, public_key, message, signature, valid } of read('ed25519').cases) {
     assert.equal(await kit.verifyEd25519(bytes(public_key), bytes(message), bytes(signature)), valid, name)
+  }
+})
+
+test('where Web Crypto has no Ed25519, Node has it', async () => {
+  const { subtle } = webcrypto
+  subtle.importKey = async () => {
+    throw new DOMException('Unrecognized algorithm name', 'NotSupportedError')
+  }
+  try {
+    for (const { name, public_key, message, signature, valid } of read('ed25519').cases) {
+      assert.equal(await kit.verifyEd25519(bytes(public_key), bytes(message), bytes(signature)), valid, name)
+    }
+  } finally {
+    delete subtle.importKey
   }
 })
 
