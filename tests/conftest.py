@@ -205,9 +205,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     databases.end_run()
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    if databases.on_postgresql() and item.get_closest_marker("files"):
-        pytest.skip("is about the flat files")
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On PostgreSQL the tests about the flat files are no tests."""
+    if databases.on_postgresql() and (left_out := [item for item in items if item.get_closest_marker("files")]):
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
