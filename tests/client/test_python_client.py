@@ -19,7 +19,7 @@ import pytest
 
 from server.services.signing import Signing
 from tests.client.between import HTML, Between, Request, Trickle
-from tests.client.computers import BOARD, GUID, Windows, descriptor
+from tests.client.computers import BOARD, GUID, PORTS, Mac, Windows, descriptor
 from tests.conftest import NOW, Clock, Shop
 from tests.signed_answers import OTHER_SEED, SEED
 
@@ -35,7 +35,7 @@ class Desk:
 
     between: Between
     folder: Path
-    computer: Windows = field(default_factory=Windows)
+    computer: Any = field(default_factory=Windows)
     clock: Clock = field(default_factory=Clock)
 
     def app(self, **more: Any) -> kit.LicenseClient:
@@ -303,6 +303,50 @@ def test_a_container_is_what_its_folder_says(desk, shop):
     assert len({request.body["hardware_id"] for request in desk.between.heard}) == 1
     other = Desk(desk.between, desk.folder.parent / "other", desk.computer, desk.clock)
     assert other.app().activate(key).code == "TOO_MANY_MACHINES"
+
+
+class SlowMac(Mac):
+    """Its list of network cards takes longer than `needs` seconds."""
+
+    def __init__(self, needs: float) -> None:
+        super().__init__()
+        self.needs = needs
+
+    def run(self, *command: str, seconds: float = 5.0) -> str:
+        if command == PORTS and seconds <= self.needs:
+            raise subprocess.TimeoutExpired(command, seconds)
+        return super().run(*command, seconds=seconds)
+
+
+@pytest.mark.parametrize("needs", [5, 25])
+def test_a_computer_that_is_slow_at_the_first_activation(desk, shop, needs):
+    """Half of it is another computer at the next start: no seat may be bound to that."""
+    key, desk.computer = shop.sale(), SlowMac(needs)
+    app = desk.app()
+    result = app.activate(key)
+    if needs == 25:
+        assert (result.valid, result.state, result.code) == (False, "unreachable", "NOT_READ")
+        assert (app.device_code(), app.install_file("").code, desk.between.heard) == ("", "NOT_READ", [])
+    else:
+        assert result.valid
+    desk.computer = Mac()
+    result = desk.app().activate(key)
+    assert (result.valid, result.seats_used) == (True, 1)
+    desk.computer = SlowMac(1000)
+    assert desk.app().validate().state == "valid"
+
+
+def test_a_computer_part_of_which_may_never_be_asked_for(desk, shop):
+    """It says the same at each start, so that its half is all of it."""
+
+    class Confined(Mac):
+        def run(self, *command: str, seconds: float = 5.0) -> str:
+            raise PermissionError(1, "Operation not permitted", command[0])
+
+    key, desk.computer = shop.sale(), Confined()
+    assert desk.app().activate(key).valid
+    assert desk.app().activate(key).seats_used == 1
+    assert desk.app().validate().state == "valid"
 
 
 # ------------------------------------------------------------------------------------------------ without a network
@@ -689,10 +733,43 @@ def test_a_denial_is_not_taken_away_with_an_editor(desk, shop, pauses):
 
 def test_a_folder_that_cannot_be_written_to(desk, shop, tmp_path):
     (tmp_path / "file").write_text("")
-    app = desk.app(state_dir=tmp_path / "file" / "folder")
+    nowhere = tmp_path / "file" / "folder"
+    app = desk.app(state_dir=nowhere)
     assert app.activate(shop.sale()).valid
-    assert app.status().code == "UNLICENSED"
+    assert [app.status().state, app.validate().state] == ["valid", "valid"]
+    away(desk)
+    assert app.validate().state == "grace"
+    assert desk.app(state_dir=nowhere).status().code == "UNLICENSED"
+    desk.between.says = None
     assert app.deactivate().state == "unlicensed"
+    assert app.status().code == "UNLICENSED"
+
+
+def test_what_could_not_be_written_gives_way_to_what_another_process_wrote(desk, shop, pauses):
+    app = desk.app()
+    app.activate(shop.sale())
+    desk.folder.rename(desk.folder.with_name("aside"))
+    desk.folder.write_text("")
+    away(desk)
+    assert app.validate().state == "unlicensed"
+    desk.between.says = None
+    assert app.activate(shop.sale("s2")).valid
+    assert app.status().valid
+    desk.folder.unlink()
+    desk.folder.with_name("aside").rename(desk.folder)
+    desk.app().deactivate()
+    assert app.status().code == "UNLICENSED"
+
+
+def test_a_container_that_keeps_nothing_takes_no_seat(desk, shop, tmp_path):
+    """It would be another computer with each start."""
+    desk.computer.name = "container"
+    (tmp_path / "file").write_text("")
+    app, key = desk.app(state_dir=tmp_path / "file" / "folder"), shop.sale()
+    for _ in range(2):
+        result = app.activate(key)
+        assert (result.valid, result.state, result.code) == (False, "unreachable", "NOT_KEPT")
+    assert (app.device_code(), app.status().code, desk.between.heard) == ("", "UNLICENSED", [])
 
 
 def test_what_is_kept_is_for_the_owners_eyes_alone_and_no_result_names_the_key(desk, shop, pauses, capfd):
@@ -712,20 +789,22 @@ def test_what_is_kept_is_for_the_owners_eyes_alone_and_no_result_names_the_key(d
 
 
 COUNT = """
-import sys
+import random, sys, time
 sys.path.insert(0, sys.argv[1])
-from keyledger_client import Shelf, Path
-shelf = Shelf(Path(sys.argv[2]))
+import keyledger_client as kit
+kit.LOCK_PATIENCE = 60
+shelf = kit.Shelf(kit.Path(sys.argv[2]))
 shelf.secret = b"s"
 for _ in range(20):
     shelf.change(lambda kept: {"count": kept.get("count", 0) + 1})
+    time.sleep(0.01 * random.random())  # as an app does: none writes without a pause
 """
 
 
 def test_processes_that_write_at_once_lose_nothing(tmp_path):
     command = [sys.executable, "-I", "-S", "-c", COUNT, str(KIT.parent), str(tmp_path / "state")]
     running = [subprocess.Popen(command) for _ in range(3)]
-    assert [process.wait(60) for process in running] == [0] * 3
+    assert [process.wait(90) for process in running] == [0] * 3
     shelf = kit.Shelf(tmp_path / "state")
     shelf.secret = b"s"
     assert shelf.read()["count"] == 60

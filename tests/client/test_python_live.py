@@ -187,6 +187,14 @@ def test_through_the_systems_proxy(secured, tmp_path, clock, certificate, no_pro
     proxy.stop()
 
 
+@pytest.mark.parametrize("proxy", ["http://ann:pa/ss@proxy:8080", "http://ann:pass@proxy:http", "http://[proxy:8080"])
+def test_a_proxy_that_was_misspelt_is_no_answer_and_its_password_is_not_told(secured, tmp_path, clock, no_proxy, proxy):
+    no_proxy.setenv("https_proxy", proxy)
+    result = client_of(secured, tmp_path, clock).activate("ANY-KEY")
+    assert (result.valid, result.state, result.code) == (False, "unreachable", "NO_CONNECTION")
+    assert result.detail == "OSError: the proxy's address makes no sense"
+
+
 def test_a_proxy_that_refuses_is_no_answer(secured, tmp_path, clock, no_proxy):
     proxy = Proxy(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
     no_proxy.setenv("https_proxy", f"http://{proxy.address}")
