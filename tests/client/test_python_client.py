@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 import socket
 import stat
@@ -48,6 +49,7 @@ class Desk:
             "device_name": "Ann's desk",
             "clock": self.clock,
             "system": self.computer,
+            "timeout": 60,  # a busy machine is no server that is away
         }
         return kit.LicenseClient(**(options | more))
 
@@ -524,7 +526,7 @@ def test_a_server_that_wants_to_be_left_alone_is_left_alone(desk, shop, pauses):
     desk.between.says = None
     result = app.validate()
     assert (result.valid, result.state, len(desk.between.heard)) == (True, "grace", 1)
-    assert 290 <= result.retry_after <= 300
+    assert 200 <= result.retry_after <= 300
 
 
 @pytest.mark.parametrize(
@@ -544,9 +546,9 @@ def test_a_server_that_sends_a_byte_now_and_then_is_late(desk, shop, first):
 
 def test_nobody_there_and_no_such_name(desk, shop, pauses, monkeypatch):
     desk.app().activate(shop.sale())
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    result = desk.app(server=f"http://127.0.0.1:{port}").validate()
+    with socket.socket() as deaf:  # it has the port, so that nobody else gets it, and does not listen
+        deaf.bind(("127.0.0.1", 0))
+        result = desk.app(server=f"http://127.0.0.1:{deaf.getsockname()[1]}").validate()
     assert (result.valid, result.state) == (True, "grace")
     assert "ConnectionRefusedError" in result.detail
 
@@ -815,7 +817,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import keyledger_client as kit
 assert "cryptography" not in sys.modules
-client = kit.LicenseClient(sys.argv[2], "wave", sys.argv[3], sys.argv[4])
+client = kit.LicenseClient(sys.argv[2], "wave", sys.argv[3], sys.argv[4], timeout=60)
 for result in (client.activate(sys.argv[5]), client.validate(), client.status(), client.deactivate()):
     print(result.state, result.valid)
 """
@@ -825,7 +827,7 @@ def test_the_standard_library_is_enough(desk, shop):
     """No package can be imported there, and no setting of Python's reaches it."""
     given = [str(KIT.parent), desk.between.url, PUBLIC, str(desk.folder), shop.sale()]
     command = [sys.executable, "-I", "-S", "-W", "error", "-c", WITHOUT, *given]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
     assert (done.stdout, done.stderr) == ("valid True\nvalid True\nvalid True\nunlicensed False\n", "")
 
 
@@ -833,3 +835,18 @@ def test_python_3_9_can_read_it():
     import ast
 
     ast.parse(KIT.read_text(), feature_version=(3, 9))
+
+
+def test_the_readme_leaves_nobody_without_a_field_for_a_key(desk, shop, monkeypatch):
+    """The owner gave out a new key: the old one is refused for ever, and the customer has the new one in his mail."""
+    old = shop.sale("s1")
+    app = desk.app()
+    app.activate(old)
+    shop.refund("s1")
+    new = shop.sale("s2")
+    example = re.findall(r"^```python\n(.*?)^```", (KIT.parent / "README.md").read_text(), re.MULTILINE | re.DOTALL)[0]
+    monkeypatch.setattr(kit, "LicenseClient", lambda *_: app)
+    told: list[Any] = []
+    given = {"ask_for_key": lambda why="": told.append(why) or new, "start": told.append, "show": print}
+    exec(compile(example, "README.md", "exec"), given)
+    assert told == ["This license is paused: a payment was refunded, disputed or has failed.", ("batch",)]
