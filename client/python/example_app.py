@@ -141,6 +141,10 @@ class App(tk.Tk):
         self.bind("<Return>", lambda event: self._activate() if event.widget is self.key else None)
 
     def _show_offline(self, problem: str = "") -> None:
+        code = self.licenses.device_code()
+        if not code:
+            self.note.set("There is no device code: this computer could not be read, or nothing be kept on it.")
+            return
         steps = (
             f"1. On a computer with a network open {self.licenses.portal_url} and sign in.\n"
             "2. Choose your license and paste this device code. You get a license file.\n"
@@ -156,7 +160,7 @@ class App(tk.Tk):
         )
         self.code.configure(background=BACKGROUND, foreground=TEXT, takefocus=True, highlightthickness=2)
         self.code.configure(highlightcolor=ACCENT, highlightbackground=LINE)
-        self.code.insert("1.0", self.licenses.device_code())
+        self.code.insert("1.0", code)
         self.code.configure(state="disabled")
         for key in ("<Tab>", "<Shift-Tab>"):
             self.code.bind(key, self._leave_text)

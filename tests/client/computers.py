@@ -60,9 +60,9 @@ class Mac(System):
     def __init__(self) -> None:
         self.says = {IOREG: IOREG_SAYS, PORTS: PORTS_SAY}
 
-    def run(self, *command: str) -> str:
+    def run(self, *command: str, seconds: float = 5.0) -> str:
         if command not in self.says:
-            raise subprocess.TimeoutExpired(command, 5)
+            raise subprocess.TimeoutExpired(command, seconds)
         return self.says[command]
 
 

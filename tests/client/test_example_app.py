@@ -69,7 +69,7 @@ def screen(tmp_path_factory) -> Iterator[tuple[str, Path]]:
     assert number, (folder / "log").read_text()
     yield f":{number}", folder / "Xvfb_screen0"
     running.terminate()
-    running.wait(20)
+    running.wait(60)
 
 
 class Window:
@@ -106,7 +106,7 @@ class Window:
 
     def shot(self, name: str) -> None:
         path = self.shots / f"{name}.png"
-        assert self.do("shot", path=str(path))["colours"] > 20  # letters with soft edges, and not an empty window
+        assert self.do("shot", path=str(path))["is_drawn"]
         assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
     def go_to(self, button: str) -> None:

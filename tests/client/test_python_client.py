@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 import socket
 import stat
@@ -19,7 +20,7 @@ import pytest
 
 from server.services.signing import Signing
 from tests.client.between import HTML, Between, Request, Trickle
-from tests.client.computers import BOARD, GUID, Windows, descriptor
+from tests.client.computers import BOARD, GUID, PORTS, Mac, Windows, descriptor
 from tests.conftest import NOW, Clock, Shop
 from tests.signed_answers import OTHER_SEED, SEED
 
@@ -35,7 +36,7 @@ class Desk:
 
     between: Between
     folder: Path
-    computer: Windows = field(default_factory=Windows)
+    computer: Any = field(default_factory=Windows)
     clock: Clock = field(default_factory=Clock)
 
     def app(self, **more: Any) -> kit.LicenseClient:
@@ -48,6 +49,7 @@ class Desk:
             "device_name": "Ann's desk",
             "clock": self.clock,
             "system": self.computer,
+            "timeout": 60,  # a busy machine is no server that is away
         }
         return kit.LicenseClient(**(options | more))
 
@@ -305,6 +307,50 @@ def test_a_container_is_what_its_folder_says(desk, shop):
     assert other.app().activate(key).code == "TOO_MANY_MACHINES"
 
 
+class SlowMac(Mac):
+    """Its list of network cards takes longer than `needs` seconds."""
+
+    def __init__(self, needs: float) -> None:
+        super().__init__()
+        self.needs = needs
+
+    def run(self, *command: str, seconds: float = 5.0) -> str:
+        if command == PORTS and seconds <= self.needs:
+            raise subprocess.TimeoutExpired(command, seconds)
+        return super().run(*command, seconds=seconds)
+
+
+@pytest.mark.parametrize("needs", [5, 25])
+def test_a_computer_that_is_slow_at_the_first_activation(desk, shop, needs):
+    """Half of it is another computer at the next start: no seat may be bound to that."""
+    key, desk.computer = shop.sale(), SlowMac(needs)
+    app = desk.app()
+    result = app.activate(key)
+    if needs == 25:
+        assert (result.valid, result.state, result.code) == (False, "unreachable", "NOT_READ")
+        assert (app.device_code(), app.install_file("").code, desk.between.heard) == ("", "NOT_READ", [])
+    else:
+        assert result.valid
+    desk.computer = Mac()
+    result = desk.app().activate(key)
+    assert (result.valid, result.seats_used) == (True, 1)
+    desk.computer = SlowMac(1000)
+    assert desk.app().validate().state == "valid"
+
+
+def test_a_computer_part_of_which_may_never_be_asked_for(desk, shop):
+    """It says the same at each start, so that its half is all of it."""
+
+    class Confined(Mac):
+        def run(self, *command: str, seconds: float = 5.0) -> str:
+            raise PermissionError(1, "Operation not permitted", command[0])
+
+    key, desk.computer = shop.sale(), Confined()
+    assert desk.app().activate(key).valid
+    assert desk.app().activate(key).seats_used == 1
+    assert desk.app().validate().state == "valid"
+
+
 # ------------------------------------------------------------------------------------------------ without a network
 def file_from(desk: Desk, key: str, **more: Any) -> str:
     """As the seller's pages make one of a device code."""
@@ -480,7 +526,7 @@ def test_a_server_that_wants_to_be_left_alone_is_left_alone(desk, shop, pauses):
     desk.between.says = None
     result = app.validate()
     assert (result.valid, result.state, len(desk.between.heard)) == (True, "grace", 1)
-    assert 290 <= result.retry_after <= 300
+    assert 200 <= result.retry_after <= 300
 
 
 @pytest.mark.parametrize(
@@ -500,9 +546,9 @@ def test_a_server_that_sends_a_byte_now_and_then_is_late(desk, shop, first):
 
 def test_nobody_there_and_no_such_name(desk, shop, pauses, monkeypatch):
     desk.app().activate(shop.sale())
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    result = desk.app(server=f"http://127.0.0.1:{port}").validate()
+    with socket.socket() as deaf:  # it has the port, so that nobody else gets it, and does not listen
+        deaf.bind(("127.0.0.1", 0))
+        result = desk.app(server=f"http://127.0.0.1:{deaf.getsockname()[1]}").validate()
     assert (result.valid, result.state) == (True, "grace")
     assert "ConnectionRefusedError" in result.detail
 
@@ -689,10 +735,43 @@ def test_a_denial_is_not_taken_away_with_an_editor(desk, shop, pauses):
 
 def test_a_folder_that_cannot_be_written_to(desk, shop, tmp_path):
     (tmp_path / "file").write_text("")
-    app = desk.app(state_dir=tmp_path / "file" / "folder")
+    nowhere = tmp_path / "file" / "folder"
+    app = desk.app(state_dir=nowhere)
     assert app.activate(shop.sale()).valid
-    assert app.status().code == "UNLICENSED"
+    assert [app.status().state, app.validate().state] == ["valid", "valid"]
+    away(desk)
+    assert app.validate().state == "grace"
+    assert desk.app(state_dir=nowhere).status().code == "UNLICENSED"
+    desk.between.says = None
     assert app.deactivate().state == "unlicensed"
+    assert app.status().code == "UNLICENSED"
+
+
+def test_what_could_not_be_written_gives_way_to_what_another_process_wrote(desk, shop, pauses):
+    app = desk.app()
+    app.activate(shop.sale())
+    desk.folder.rename(desk.folder.with_name("aside"))
+    desk.folder.write_text("")
+    away(desk)
+    assert app.validate().state == "unlicensed"
+    desk.between.says = None
+    assert app.activate(shop.sale("s2")).valid
+    assert app.status().valid
+    desk.folder.unlink()
+    desk.folder.with_name("aside").rename(desk.folder)
+    desk.app().deactivate()
+    assert app.status().code == "UNLICENSED"
+
+
+def test_a_container_that_keeps_nothing_takes_no_seat(desk, shop, tmp_path):
+    """It would be another computer with each start."""
+    desk.computer.name = "container"
+    (tmp_path / "file").write_text("")
+    app, key = desk.app(state_dir=tmp_path / "file" / "folder"), shop.sale()
+    for _ in range(2):
+        result = app.activate(key)
+        assert (result.valid, result.state, result.code) == (False, "unreachable", "NOT_KEPT")
+    assert (app.device_code(), app.status().code, desk.between.heard) == ("", "UNLICENSED", [])
 
 
 def test_what_is_kept_is_for_the_owners_eyes_alone_and_no_result_names_the_key(desk, shop, pauses, capfd):
@@ -712,20 +791,22 @@ def test_what_is_kept_is_for_the_owners_eyes_alone_and_no_result_names_the_key(d
 
 
 COUNT = """
-import sys
+import random, sys, time
 sys.path.insert(0, sys.argv[1])
-from keyledger_client import Shelf, Path
-shelf = Shelf(Path(sys.argv[2]))
+import keyledger_client as kit
+kit.LOCK_PATIENCE = 60
+shelf = kit.Shelf(kit.Path(sys.argv[2]))
 shelf.secret = b"s"
 for _ in range(20):
     shelf.change(lambda kept: {"count": kept.get("count", 0) + 1})
+    time.sleep(0.01 * random.random())  # as an app does: none writes without a pause
 """
 
 
 def test_processes_that_write_at_once_lose_nothing(tmp_path):
     command = [sys.executable, "-I", "-S", "-c", COUNT, str(KIT.parent), str(tmp_path / "state")]
     running = [subprocess.Popen(command) for _ in range(3)]
-    assert [process.wait(60) for process in running] == [0] * 3
+    assert [process.wait(90) for process in running] == [0] * 3
     shelf = kit.Shelf(tmp_path / "state")
     shelf.secret = b"s"
     assert shelf.read()["count"] == 60
@@ -736,7 +817,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import keyledger_client as kit
 assert "cryptography" not in sys.modules
-client = kit.LicenseClient(sys.argv[2], "wave", sys.argv[3], sys.argv[4])
+client = kit.LicenseClient(sys.argv[2], "wave", sys.argv[3], sys.argv[4], timeout=60)
 for result in (client.activate(sys.argv[5]), client.validate(), client.status(), client.deactivate()):
     print(result.state, result.valid)
 """
@@ -746,7 +827,7 @@ def test_the_standard_library_is_enough(desk, shop):
     """No package can be imported there, and no setting of Python's reaches it."""
     given = [str(KIT.parent), desk.between.url, PUBLIC, str(desk.folder), shop.sale()]
     command = [sys.executable, "-I", "-S", "-W", "error", "-c", WITHOUT, *given]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
     assert (done.stdout, done.stderr) == ("valid True\nvalid True\nvalid True\nunlicensed False\n", "")
 
 
@@ -754,3 +835,18 @@ def test_python_3_9_can_read_it():
     import ast
 
     ast.parse(KIT.read_text(), feature_version=(3, 9))
+
+
+def test_the_readme_leaves_nobody_without_a_field_for_a_key(desk, shop, monkeypatch):
+    """The owner gave out a new key: the old one is refused for ever, and the customer has the new one in his mail."""
+    old = shop.sale("s1")
+    app = desk.app()
+    app.activate(old)
+    shop.refund("s1")
+    new = shop.sale("s2")
+    example = re.findall(r"^```python\n(.*?)^```", (KIT.parent / "README.md").read_text(), re.MULTILINE | re.DOTALL)[0]
+    monkeypatch.setattr(kit, "LicenseClient", lambda *_: app)
+    told: list[Any] = []
+    given = {"ask_for_key": lambda why="": told.append(why) or new, "start": told.append, "show": print}
+    exec(compile(example, "README.md", "exec"), given)
+    assert told == ["This license is paused: a payment was refunded, disputed or has failed.", ("batch",)]

@@ -29,7 +29,8 @@ EACH = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import keyledger_client as kit
-client = kit.LicenseClient(sys.argv[2], "wave", sys.argv[3], sys.argv[4])
+kit.LOCK_PATIENCE = 60
+client = kit.LicenseClient(sys.argv[2], "wave", sys.argv[3], sys.argv[4], timeout=60)
 results = [client.activate(sys.argv[5]), client.validate(), client.status()]
 print([result.state for result in results], results[0].seats_used)
 """
@@ -47,6 +48,7 @@ def test_a_life_with_a_server_that_comes_and_goes(server, tmp_path, monkeypatch)
     monkeypatch.setattr(kit, "_pause", lambda seconds: None)
     (public,) = public_keys(server.get("/api/v1/licenses/public-key").json).values()
     options = {"public_key": base64.b64encode(public).decode(), "state_dir": tmp_path / "desk", "system": Windows()}
+    options["timeout"] = 60
     client = kit.LicenseClient(f"http://127.0.0.1:{server.port}", "wave", **options)
     key = server.sale("s1")
     result = client.activate(key)
@@ -69,7 +71,7 @@ def test_processes_of_one_app_at_once(server, tmp_path):
     given = [str(KIT), f"http://127.0.0.1:{server.port}", base64.b64encode(public).decode(), str(tmp_path / "state")]
     command = [sys.executable, "-I", "-S", "-W", "error", "-c", EACH, *given, server.sale("s2")]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    assert [process.communicate(timeout=60)[0] for process in processes] == ["['valid', 'valid', 'valid'] 1\n"] * 3
+    assert [process.communicate(timeout=90)[0] for process in processes] == ["['valid', 'valid', 'valid'] 1\n"] * 3
 
 
 # ------------------------------------------------------------------------------------------------ TLS, and a proxy
@@ -110,7 +112,9 @@ def secured(tmp_path, clock, certificate):
 
 def client_of(secured, tmp_path, clock, **more) -> kit.LicenseClient:
     public = base64.b64encode(secured.shop.services.signing.get_key().public_key).decode()
-    return kit.LicenseClient(secured.url, "wave", public, tmp_path / "desk", clock=clock, system=Windows(), **more)
+    return kit.LicenseClient(
+        secured.url, "wave", public, tmp_path / "desk", clock=clock, system=Windows(), timeout=60, **more
+    )
 
 
 @pytest.fixture
@@ -185,6 +189,14 @@ def test_through_the_systems_proxy(secured, tmp_path, clock, certificate, no_pro
     assert client.validate().state == "valid"
     assert len(proxy.asked) == 1
     proxy.stop()
+
+
+@pytest.mark.parametrize("proxy", ["http://ann:pa/ss@proxy:8080", "http://ann:pass@proxy:http", "http://[proxy:8080"])
+def test_a_proxy_that_was_misspelt_is_no_answer_and_its_password_is_not_told(secured, tmp_path, clock, no_proxy, proxy):
+    no_proxy.setenv("https_proxy", proxy)
+    result = client_of(secured, tmp_path, clock).activate("ANY-KEY")
+    assert (result.valid, result.state, result.code) == (False, "unreachable", "NO_CONNECTION")
+    assert result.detail == "OSError: the proxy's address makes no sense"
 
 
 def test_a_proxy_that_refuses_is_no_answer(secured, tmp_path, clock, no_proxy):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import shutil
 import sys
 
@@ -153,6 +154,33 @@ def test_in_a_container_nothing_is_read(linux, sign):
 def test_a_container_that_says_so(linux):
     linux.environ = {"container": "podman"}
     assert kit.read_machine(linux) == kit.Machine()
+
+
+@pytest.mark.parametrize("group", ["0::/", "0::/init.scope"])
+def test_a_pod_of_kubernetes_leaves_no_name(linux, group):
+    """containerd with cgroup v2: layers below `/`, process 1 at its top. A live system has layers, too."""
+    linux.mounted("0:52", "overlay", "overlay")
+    linux.write("proc/1/cgroup", f"{group}\n")
+    assert (kit.read_machine(linux) == kit.Machine()) is (group == "0::/")
+
+
+def test_a_pod_of_kubernetes_that_says_so(linux):
+    linux.environ = {"KUBERNETES_SERVICE_HOST": "10.96.0.1"}
+    assert kit.read_machine(linux) == kit.Machine()
+
+
+BEYOND = "x" * 300  # no system takes such a name; as a user who may not look there, root too is told an OSError
+
+
+@pytest.mark.parametrize(("place", "missing"), [
+    (".dockerenv", {}), ("run/.containerenv", {}), ("sys/dev/block/253:1", {"disk": None}),
+    ("sys/devices/pci0000:00/0000:00:1f.6/net/enp0s31f6/device", {"cards": ()}),
+])  # fmt: skip
+def test_an_app_that_is_confined_reads_the_rest(linux, place, missing):
+    whole = kit.read_machine(linux)
+    (linux.root / place).unlink(missing_ok=True)
+    linux.link(place, BEYOND)
+    assert kit.read_machine(linux) == dataclasses.replace(whole, **missing)
 
 
 def test_wsl_is_its_machine_id_alone(linux):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib.util
 import json
+import sys
+import types
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import keyledger_client as kit
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 FOLDER = Path(__file__).parents[2] / "client" / "vectors"
@@ -205,3 +209,49 @@ def test_a_pause_that_nobody_signed_is_an_hour_at_most(told, seconds):
 def test_a_moment_is_written_so_that_texts_are_in_its_order():
     moments = [datetime(1999, 1, 1, tzinfo=UTC) + timedelta(days=97 * number) for number in range(200)]
     assert sorted(map(kit._written, moments)) == [kit._written(moment) for moment in moments]
+
+
+class Panic(BaseException):
+    """As Rust's panics come out of PyO3: no Exception."""
+
+
+class Broken(types.ModuleType):
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise Panic(name)
+
+
+GOOD_OR_NOT = [*filter(lambda case: case["valid"], SIGNATURES), *filter(lambda case: not case["valid"], SIGNATURES)]
+
+
+def agree(loaded: Any) -> None:
+    for case in (GOOD_OR_NOT[0], GOOD_OR_NOT[-1]):
+        given = [bytes.fromhex(case[name]) for name in ("public_key", "message", "signature")]
+        assert loaded.verify_ed25519(*given) is case["valid"]
+
+
+def test_a_damaged_installation_of_cryptography_is_none(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cryptography.exceptions", Broken("cryptography.exceptions"))
+    spec = importlib.util.spec_from_file_location("kit_beside_damage", kit.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, loaded)
+    spec.loader.exec_module(loaded)
+    assert loaded._verify is loaded.verify_without_library
+    agree(loaded)
+
+
+@pytest.mark.parametrize("problem", [UnsupportedAlgorithm("ed25519 is not supported"), Panic()])
+def test_a_cryptography_that_may_not_do_ed25519_is_not_asked(monkeypatch, problem):
+    """As under FIPS."""
+
+    class Forbidden:
+        @staticmethod
+        def from_public_bytes(_: bytes) -> Any:
+            raise problem
+
+    monkeypatch.setattr(kit, "Ed25519PublicKey", Forbidden)
+    assert kit._verify is kit._verify_with_library
+    agree(kit)

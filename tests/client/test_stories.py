@@ -97,7 +97,7 @@ def test_story(story, stage, tmp_path, monkeypatch):
     for number, step in enumerate(story["steps"], 1):
         told.step = step
         clock = datetime.fromisoformat(step["clock"]).astimezone(UTC)
-        options = {"clock": lambda clock=clock: clock, "system": computer, "device_name": "PC"}
+        options = {"clock": lambda clock=clock: clock, "system": computer, "device_name": "PC", "timeout": 60}
         client = kit.LicenseClient(stage.url, "wave", PUBLIC, tmp_path, **options)
         result = done(client, step)
         end = result.grace_end and rfc3339(result.grace_end)
