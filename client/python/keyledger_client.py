@@ -792,7 +792,7 @@ class Shelf:
         with self._locked():
             state, there = self.read(), self.on_disk()
             new = {**state, **change(state)}
-            if new != state:
+            if new != state or self.unwritten:
                 self.unwritten = None if self._is_written(new) else (there, new)
             return new
 

@@ -747,6 +747,17 @@ def test_a_folder_that_cannot_be_written_to(desk, shop, tmp_path):
     assert app.status().code == "UNLICENSED"
 
 
+def test_what_could_not_be_written_is_written_as_soon_as_it_can_be(desk, shop, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    app = desk.app(state_dir=blocked / "folder")
+    assert app.activate(shop.sale()).valid
+    blocked.unlink()
+    assert desk.app(state_dir=blocked / "folder").status().code == "UNLICENSED"
+    assert app.validate().valid  # nothing new is heard, and nothing would be to be written
+    assert desk.app(state_dir=blocked / "folder").status().valid
+
+
 def test_what_could_not_be_written_gives_way_to_what_another_process_wrote(desk, shop, pauses):
     app = desk.app()
     app.activate(shop.sale())
