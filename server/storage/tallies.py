@@ -79,6 +79,8 @@ class Tallies:
             self._tell(None)
         except OSError as error:
             self._is_changed = True
+            if isinstance(error, FileNotFoundError):
+                self._let_go()  # somebody took the folder away, as he may: the next time makes it anew
             self._tell(f"counts cannot be written: {error.strerror or error}")
             return 5.0
         return None
@@ -140,6 +142,11 @@ class Tallies:
         self._life = os.open(file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, durable.PRIVATE_FILE)
         fcntl.flock(self._life, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._file, self._pid = file, os.getpid()
+
+    def _let_go(self) -> None:
+        if self._pid == os.getpid():
+            os.close(self._life)
+            self._pid = 0
 
     def _own(self) -> Path | None:
         return self._file if self._pid == os.getpid() else None

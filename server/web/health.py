@@ -53,7 +53,7 @@ class Health(TypedDict):
 @blueprint.get("/health")
 def health() -> Response:
     """A browser, which says that it wants a page, gets the same as one."""
-    state = services().store.state(probe=_is_time_to_probe())
+    state = services().store.state(probe=is_time_to_probe())
     checks = checks_of(state)
     well = all(check["ok"] for check in each(checks).values())
     body: Health = {
@@ -120,7 +120,7 @@ def _limits_check() -> Check:
     return {**_check(trouble), "detail": trouble or limits.notice()}
 
 
-def _is_time_to_probe() -> bool:
+def is_time_to_probe() -> bool:
     now, last = time.monotonic(), current_app.extensions.get("keyledger.probed", -_PROBE_EVERY)
     if now < last + _PROBE_EVERY:
         return False

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 TIMED = "request_seconds"
 WEBHOOK, VERDICT, LIMITED, STORAGE = "webhooks", "verdicts", "rate_limited", "storage_errors"
+FAILURES = ("refused", "malformed", "not written", "failed")  # what becomes of webhooks beside the ledger's outcomes
 
 
 class Measured(NamedTuple):

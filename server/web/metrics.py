@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 from flask import Blueprint, Response
 
 from server import __version__
+from server.domain.purchase import Outcome
 from server.storage.archive import last_backup
 from server.storage.tallies import BOUNDS, Counts
 from server.web.auth import require_owner
-from server.web.health import checks_of, each
-from server.web.measured import COUNTERS, GAUGES, HISTOGRAMS
+from server.web.health import checks_of, each, is_time_to_probe
+from server.web.measured import COUNTERS, FAILURES, GAUGES, HISTOGRAMS, WEBHOOK
 from server.web.services import services
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class _Collected:
     def collect(self) -> Iterator[Metric]:
         from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-        counts = services().tallies.total()
+        counts = _unheard_of() | services().tallies.total()
         for name, (told, labels) in COUNTERS.items():
             counter = CounterMetricFamily(f"keyledger_{name}", told, labels=labels)
             for values, (number, *_) in _of(name, counts):
@@ -65,8 +66,14 @@ class _Collected:
             yield gauge
 
 
+def _unheard_of() -> Counts:
+    """An alert on a growing count needs to have seen it at 0: the first unmapped sale is the one that matters."""
+    outcomes = [*map(str, Outcome), *FAILURES]
+    return {(WEBHOOK, platform, outcome): [0.0] for platform in services().platforms for outcome in outcomes}
+
+
 def _of(name: str, counts: Counts) -> list[tuple[tuple[str, ...], list[float]]]:
-    """What has no labels is told from the start; of the others nobody knows which there will be."""
+    """What has no labels is told from the start; of most others nobody knows which there will be."""
     found = sorted((tuple(values), numbers) for (kind, *values), numbers in counts.items() if kind == name)
     has_labels = (COUNTERS | HISTOGRAMS)[name].labels
     return found if found or has_labels else [((), [0.0])]
@@ -79,7 +86,7 @@ def _buckets(numbers: list[float]) -> list[tuple[str, float]]:
 
 def _gauges() -> dict[str, Values]:
     ours = services()
-    state, mail = ours.store.state(), ours.outbox.summary()
+    state, mail = ours.store.state(probe=is_time_to_probe()), ours.outbox.summary()
     states = ("queued", "sending", "sent", "failed", "dead", "dropped")
     backup = last_backup(ours.settings.data_dir)
     return {

@@ -118,7 +118,7 @@ def _delivered(name: str) -> _Delivery:
         raise
     except Exception as error:
         if delivery is not None:
-            _count(name, next((word for kind, word in _FAILED.items() if isinstance(error, kind)), "failed"))
+            _count(name, _what_failed(delivery, error))
         _tell_owner(name, delivery, error)
         raise
     services().deliveries.took(name)
@@ -139,6 +139,12 @@ def _hear(delivery: _Delivery) -> None:
     for told in delivery.heard:
         _count(name, told.outcome)
         _log(name, told)
+
+
+def _what_failed(delivery: _Delivery, error: Exception) -> str:
+    """What cannot be read is a platform's only where it is proven: else anybody could have the owner called."""
+    word = next((word for kind, word in _FAILED.items() if isinstance(error, kind)), "failed")
+    return "refused" if word == "malformed" and _reason(delivery, error) is Reason.UNREADABLE else word
 
 
 def _count(platform: str, outcome: str) -> None:

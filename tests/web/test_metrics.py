@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -42,7 +43,7 @@ def test_it_counts_webhooks_by_what_became_of_them(shop):
     shop.post(sale_ping("s3", "ann@example.com"), secret="wrong")
     shop.post({"resource_name": "sale", "email": "x" * 300})
     found = told(shop)
-    counted = {name[1:]: value for name, value in found.items() if name[0] == "webhooks_total"}
+    counted = {name[1:]: value for name, value in found.items() if name[0] == "webhooks_total" and value}
     assert counted == {
         ("issued", "gumroad"): 1,
         ("revoked", "gumroad"): 1,
@@ -51,6 +52,33 @@ def test_it_counts_webhooks_by_what_became_of_them(shop):
         ("malformed", "gumroad"): 1,
     }
     assert found["request_seconds_count", "webhooks.receive", "403"] == 1
+
+
+def test_the_first_of_its_kind_is_seen_to_be_more_than_none(shop):
+    found = told(shop)
+    assert [found["webhooks_total", what, "gumroad"] for what in ("unmapped", "malformed", "failed")] == [0, 0, 0]
+
+
+def test_what_cannot_be_read_and_is_not_proven_is_no_platforms_word(shop):
+    shop.post({"resource_name": "sale", "email": "x" * 300}, secret="wrong")
+    assert told(shop)["webhooks_total", "malformed", "gumroad"] == 0
+
+
+def test_a_folder_of_counts_that_was_taken_away_is_made_anew(shop):
+    shop.sale("s1")
+    assert told(shop)["webhooks_total", "issued", "gumroad"] == 1
+    shutil.rmtree(shop.folder / "metrics")
+    shop.sale("s2")
+    told(shop)
+    assert told(shop)["metrics_complete",] == 1
+    assert list((shop.folder / "metrics").glob("of-*.json"))
+
+
+def test_a_disk_that_is_full_is_told_before_a_sale_meets_it(shop, monkeypatch):
+    assert told(shop)["check", "storage"] == 1
+    shop.app.extensions.pop("keyledger.probed", None)
+    monkeypatch.setattr("os.fsync", _no_space)
+    assert told(shop)["check", "storage"] == 0
 
 
 def test_it_counts_verdicts_of_every_door(shop):
