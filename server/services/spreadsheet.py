@@ -14,6 +14,7 @@ from itertools import islice
 BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"  # by which Excel knows that a file is UTF-8
 
 _FORMULA = tuple("=+-@\t\r\n\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}\N{FULLWIDTH HYPHEN-MINUS}\uff20")
+_INNER = re.compile(r"((?:[;|]|(?<!^)\t)\s*)([=+\-@\uff1d\uff0b\uff0d\uff20])")
 _NUMBER = re.compile(r"-\d{1,15}(\.\d{1,6})?", re.ASCII)
 
 
@@ -34,7 +35,9 @@ def csv_file(rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> It
 
 
 def safe(text: str) -> str:
-    """An apostrophe before what a spreadsheet would take for a formula; plain negative numbers stay."""
+    """An apostrophe before what a spreadsheet would take for a formula, be it behind what separates cells in some
+    countries; plain negative numbers stay."""
+    text = _INNER.sub(r"\1'\2", text)
     return f"'{text}" if text.startswith(_FORMULA) and not _NUMBER.fullmatch(text) else text
 
 

@@ -62,6 +62,15 @@ class Written(NamedTuple):
     history: HistoryIndex
 
 
+@contextmanager
+def _readable() -> Iterator[None]:
+    """A file that cannot be read is not an empty one."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageUnavailable(f"storage cannot be read: {error}") from error
+
+
 class FlatFileStore(Store):
     letterbox: FileLetterBox
     orders: FileOrderBook
@@ -452,8 +461,14 @@ class FlatFileStore(Store):
             try:
                 yield
             except (DamagedFile, OSError) as error:
-                self._take_damage(error)
-                raise StorageUnavailable(f"storage cannot be read: {error}") from error
+                raise self._unreadable(error) from error
+
+    def _unreadable(self, error: DamagedFile | OSError) -> Exception:
+        """Who writes takes the damage in himself, at the end of his transaction."""
+        if self._alone:
+            return error
+        self._take_damage(error)
+        return StorageUnavailable(f"storage cannot be read: {error}")
 
     def _told_of(self, name: str, but: Container[int] = ()) -> Iterator[tuple[int, Entry]]:
         """The lines that name an address, with their places; those of these places are not read."""
@@ -503,20 +518,24 @@ class FlatFileStore(Store):
     def history(self, names: Iterable[str]) -> list[Entry]:
         with self._memory:
             self.catch_up()
-            return list(self._history(names).values())
+            try:
+                return list(self._history(names).values())
+            except (DamagedFile, OSError) as error:
+                raise self._unreadable(error) from error
 
     def find_event(self, identity: str) -> Entry | None:
-        with self._memory:
-            self.catch_up()
+        with self._read_whole():
             places = [place for place in self._places(identity) if not place & DEVICES]
             entries = [entry for entry in map(self.ledger.line_at, places) if entry.identity == identity]
         return max(entries, key=lambda entry: entry.revision, default=None)
 
     def scan(self, kind: type[T], newest_first: bool = False, below: int | None = None) -> Iterator[T]:
-        return self.ledger.scan(kind, newest_first, below)
+        with _readable():
+            yield from self.ledger.scan(kind, newest_first, below)
 
     def scan_devices(self) -> Iterator[DeviceLine]:
-        return self.devices.scan(DeviceLine, newest_first=True)
+        with _readable():
+            yield from self.devices.scan(DeviceLine, newest_first=True)
 
     def inspect(self, progress: Progress = no_progress) -> Iterator[Finding]:
         return inspect_folder(self.folder, progress)

@@ -66,7 +66,7 @@ CODES: dict[int, tuple[str, ...]] = {
         *("ORIGIN_NOT_ALLOWED", "REFUND_REFUSED", "REFUND_WINDOW"),
     ),
     429: ("RATE_LIMITED",),
-    503: ("STORAGE_UNAVAILABLE", "PLATFORM_UNREACHABLE"),
+    503: ("STORAGE_UNAVAILABLE", "DAMAGED_FILE", "PLATFORM_UNREACHABLE"),
 }
 _TITLES = dict(STATUS.values()) | {403: "Not verified", 413: "Request Entity Too Large"}
 _HEADERS: Json = {

@@ -21,7 +21,10 @@ _PRIVATE = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}  # an
 _MOST_FIELDS = 50
 
 
-_TO_PEOPLE = {  # what says otherwise how a program does it
+_BOOKS = "Our books cannot be read or written just now. Nothing is lost. Please try again in a few minutes."
+_TO_PEOPLE = {  # what says otherwise how a program does it, or what is wrong with the server
+    "STORAGE_UNAVAILABLE": _BOOKS,
+    "DAMAGED_FILE": _BOOKS,
     "NOT_SIGNED_IN": "You are not signed in any more: sign in, then do it once more.",
     "CSRF": "This page was from before you signed in: go back, load it anew, and press the button once more.",
 }

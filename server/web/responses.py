@@ -17,6 +17,7 @@ from server.errors import (
     BadRequest,
     BadSignature,
     Conflict,
+    DamagedFile,
     KeyledgerError,
     NotFound,
     PlatformUnreachable,
@@ -45,6 +46,7 @@ STATUS: dict[type[KeyledgerError], tuple[int, str]] = {
     Conflict: (409, "Conflict"),
     TooManyRequests: (429, "Too many requests"),
     StorageUnavailable: (503, "Storage unavailable"),
+    DamagedFile: (503, "Storage damaged"),
 }
 MAX_BODY = 256 * 1024
 _MOST_FIELDS = 50
@@ -175,7 +177,7 @@ def status_of(error: KeyledgerError) -> tuple[int, str]:
     status, title = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), (500, "Internal error"))
     if status >= 500:
         log.error("%s", error.detail, extra={"code": error.code})
-    if isinstance(error, StorageUnavailable):
+    if isinstance(error, StorageUnavailable | DamagedFile):
         services().tallies.add(STORAGE)
     return status, title
 

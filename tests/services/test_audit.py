@@ -16,7 +16,7 @@ from server.domain.purchase import Entry, EventKind, Grant, Outcome
 from server.errors import BadRequest, NotFound
 from server.services.audit import PurchaseAuditLog
 from server.services.spreadsheet import csv_lines, safe
-from server.storage import inspection
+from server.storage import grouping
 from server.storage import log as storage_log
 from server.storage.flatfile import FlatFileStore
 from tests.conftest import SECRET, sale_ping, subscription_ping
@@ -636,7 +636,7 @@ def test_usage_is_no_matter_for_the_books(kept):
 
 
 def test_large_books_are_folded_in_parts(kept, monkeypatch):
-    monkeypatch.setattr(inspection, "_PART", 2)
+    monkeypatch.setattr(grouping, "_PART", 2)
     assert list(audit_of(kept).verify()) == []
     kept.sale("s6")
     kept.services.store.tidy(force=True)

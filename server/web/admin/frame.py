@@ -6,8 +6,10 @@ session's token. They read what a form says by `asked`, answer with `show`, and 
 
 from __future__ import annotations
 
+import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Annotated, Literal, TypeVar, cast
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -15,10 +17,11 @@ import msgspec
 from flask import Blueprint, Response, g, make_response, render_template, request
 from werkzeug.exceptions import HTTPException
 
-from server.errors import BadRequest, KeyledgerError, NotFound, NotSignedIn
+from server.errors import BadRequest, KeyledgerError, NotFound, NotSignedIn, StorageUnavailable
 from server.services.owner_sign_in import OwnerSignIn
 from server.services.seals import Seal
 from server.services.sign_in import Session
+from server.storage.base import Letter, StoreState
 from server.web import trouble
 from server.web.pages import form_fields, see_other
 from server.web.responses import status_of, with_headers_of
@@ -27,6 +30,7 @@ from server.web.sessions import SessionCookie, cookie_named, refuse_strangers, s
 from server.web.static import address
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 Once = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{8,64}$")]  # the name of a form that is to be done once
 
 # Where the navigation leads; a room of this name is shown as the place where one is.
@@ -49,6 +53,7 @@ _HEADERS = {
     "Content-Security-Policy": _POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",
 }
+_AS_IT_IS = frozenset({"hardware_id"})  # an app may have told us one with spaces around it
 _TOLD = "keyledger-told"  # the cookie of what the next page tells
 _TOLD_FOR = 120  # seconds
 
@@ -72,7 +77,7 @@ class Told(msgspec.Struct, frozen=True):
     """What was done, for the page that comes next; sealed, so that no link can make us say things."""
 
     text: str
-    kind: Literal["good", "bad"]
+    kind: Literal["good", "bad", "watch"]
 
 
 # ---------------------------------------------------------------------------------------------------- rooms
@@ -112,7 +117,10 @@ def _let_in() -> Response | None:
     """The owner alone; a form of his with its session's token. Raises NotSignedIn and Unverified."""
     session = cookie.find()
     if session is None and request.method in ("GET", "HEAD"):
-        return see_other(f"/admin/sign-in?{urlencode({'next': request.full_path.rstrip('?')})}")
+        sign_in = see_other(f"/admin/sign-in?{urlencode({'next': request.full_path.rstrip('?')})}")
+        if "HX-Request" in request.headers:  # it would look for its part of the list on the page for signing in
+            return Response(headers={"HX-Redirect": sign_in.headers["Location"], "Cache-Control": "no-store"})
+        return sign_in
     if session is None:
         raise NotSignedIn("Your session is over, and nothing was done. Sign in, and try again.")
     g.owner = session
@@ -129,7 +137,7 @@ def session() -> Session:
 # ---------------------------------------------------------------------------------------------------- forms
 def asked(kind: type[T]) -> T:
     """What the form says, as a checked value; what was left empty is not said. Raises BadRequest, naming the field."""
-    given = {name: value.strip() for name, value in g.fields.items() if value.strip()}
+    given = {name: value if name in _AS_IT_IS else value.strip() for name, value in g.fields.items() if value.strip()}
     try:
         return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:
@@ -141,7 +149,7 @@ def one_time() -> str:
     return secrets.token_urlsafe(12)
 
 
-def done(path: str, text: str, kind: Literal["good", "bad"] = "good") -> Response:
+def done(path: str, text: str, kind: Literal["good", "bad", "watch"] = "good") -> Response:
     """To the page that comes next, which tells what was done."""
     response = see_other(path)
     set_cookie(response, _TOLD, _told_seal().close(Told(text[:500], kind)), _TOLD_FOR)
@@ -168,6 +176,7 @@ def show(template: str, status: int = 200, **words: object) -> Response:
         "told": _told_seal().open(given) if given and owner else None,
         "asset": address,
         "now": services().clock(),
+        "books": _books(),
         "with_query": with_query,
     }
     response = make_response(render_template(f"admin/{template}", **(frame | words)), status)
@@ -175,6 +184,21 @@ def show(template: str, status: int = 200, **words: object) -> Response:
     if given and owner:
         set_cookie(response, _TOLD, "", 0)
     return response
+
+
+def _books() -> StoreState | None:
+    with suppress(StorageUnavailable):
+        return services().store.state()
+    return None
+
+
+def letters(read: Callable[[], Sequence[Letter]]) -> Sequence[Letter] | None:
+    """None where the box cannot be read: what the page is for is shown without them."""
+    try:
+        return read()
+    except StorageUnavailable as error:
+        log.error("%s", error.detail)
+        return None
 
 
 def with_query(**changed: object) -> str:

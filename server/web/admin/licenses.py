@@ -117,7 +117,7 @@ def show(name: str) -> Response:
         story=story,
         replaced_by=license_id(story.replaced_by) if story.replaced_by else None,
         features=catalogue.features(found.product, found.license.tier, found.license.features),
-        letters=ours.store.letterbox.letters_about([found.key])[::-1],
+        letters=frame.letters(lambda: ours.store.letterbox.letters_about([found.key])[::-1]),
         verbs=offered(found),
     )
 

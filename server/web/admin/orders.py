@@ -129,7 +129,7 @@ def show(name: str) -> Response:
         doubts=file.of(Step.SUSPICIOUS),
         licenses=[(license_id(key), key) for key in keys],
         lines=[shown(row_of(entry)) for entry in history],
-        letters=ours.store.letterbox.letters_about(list(keys)) if keys else [],
+        letters=frame.letters(lambda: ours.store.letterbox.letters_about(list(keys)) if keys else []),
         can_refund=_why_not(file) is None,
     )
 
@@ -197,7 +197,8 @@ def refund(name: str) -> Response:
         done = ours.refunds.refund(file, form.amount, form.once, form.reference)
     except (BadRequest, Conflict) as error:
         return _refund_form(file, error.detail)
-    return frame.done(f"/admin/orders/{file.order.order_id}", _done(file, done))
+    is_known = done.standing is not RefundStanding.IN_DOUBT
+    return frame.done(f"/admin/orders/{file.order.order_id}", _done(file, done), "good" if is_known else "watch")
 
 
 def _confirmation(file: OrderFile, form: RefundForm, minor: int) -> Response:

@@ -58,7 +58,7 @@ def show(seq: int) -> Response:
         prospect=prospect,
         can_handle=prospect.way not in (Way.NOTHING, Way.WAITS),
         newest=newest if newest.seq != entry.seq else None,
-        letters=ours.outbox.of_line(entry),
+        letters=frame.letters(lambda: ours.outbox.of_line(entry)),
         others=[shown(row_of(other)) for other in ours.store.history(entry.names()) if other.seq != entry.seq],
         order=_order(entry),
         licenses=[(license_id(key), key) for key in entry.license_keys],
