@@ -81,7 +81,7 @@ def test_a_reload_under_load_refuses_nobody_and_loses_nothing(server):
 
 
 def test_a_new_master_takes_over_under_load(server):
-    """For what a reload does not change: gunicorn itself, Python, the number of workers."""
+    """For what a reload does not change: gunicorn itself, Python."""
     seller, old = Seller(server), set(server.workers())
     with seller.selling():
         sold_meanwhile(server, seller, 5)
