@@ -16,6 +16,7 @@ import msgspec
 
 from scripts.printing import FINDINGS, Commands, json_option, plain, progress, show, show_json
 from server.platforms import PLATFORMS
+from server.services.backup import make
 from server.settings import Settings, load_settings
 from server.storage import backup as backups
 from server.storage.archive import BadBackup, Manifest
@@ -41,15 +42,8 @@ def backup() -> None: ...
 def create(to: Path | None, keep: int | None, as_json: bool) -> None:
     """Make a backup, beside the running service too. Exit code 1 where the books in it are damaged."""
     settings, now = load_settings(), datetime.now(UTC)
-    data = settings.data_dir
-    place = to or backups.default_place(data)
     with progress("backing up") as tick:
-        if settings.database_url is None:
-            made = backups.create(data, place, now, keep, tick)
-        else:
-            from server.storage import postgres_backup
-
-            made = postgres_backup.create(settings.database_url, data, place, now, keep, tick)
+        made = make(settings, now, to, keep, tick)
     tell(made, as_json, [NOT_IN_IT, *(f"Taken away: {path.name}" for path in made.removed)])
 
 

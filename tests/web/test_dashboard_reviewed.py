@@ -6,6 +6,7 @@ import json
 
 from tests.conftest import sale_ping
 from tests.dashboard import OwnerBrowser, shop_with_dashboard
+from tests.standins.gumroad_api import TOKEN, GumroadApi, sale
 
 
 def test_a_held_sale_is_issued_as_nothing_that_nobody_chose(tmp_path, clock):
@@ -70,3 +71,47 @@ def test_a_formula_behind_a_semicolon_is_none(tmp_path, clock):
     told = OwnerBrowser(shop).get("/licenses.csv")
     assert "Ann;'=1+1" in told
     assert json.dumps("Ann;=1+1") not in told
+
+
+# ---------------------------------------------------------------------------------------------------- mended from there
+def test_a_backup_is_made_by_a_button(tmp_path, clock):
+    shop = shop_with_dashboard(tmp_path / "data", clock)
+    shop.sale()
+    owner = OwnerBrowser(shop)
+    assert "Backup: none was made" in owner.get("")
+    told = owner.told(owner.press("", "/backup"))
+    (made,) = (tmp_path / "data-backups").glob("keyledger-*.tar.gz")
+    assert told == f"Done. {made.name} was made, and read back. Copy it to another machine."
+    assert "Backup: none was made" not in owner.get("")
+
+
+def test_a_backup_that_cannot_be_made_says_so(tmp_path, clock):
+    shop = shop_with_dashboard(tmp_path / "data", clock)
+    shop.sale()
+    (tmp_path / "data-backups").write_text("no folder")
+    owner = OwnerBrowser(shop)
+    assert owner.told(owner.press("", "/backup")).startswith("Not done. The backup could not be made:")
+
+
+def test_what_a_platform_told_and_nobody_heard_is_looked_for_from_the_webhooks_page(tmp_path, clock):
+    with GumroadApi() as api:
+        api.add(sale("s1==", "ann@example.com"))
+        settings = {"gumroad_access_token": TOKEN, "gumroad_api_base": api.url}
+        shop = shop_with_dashboard(tmp_path / "data", clock, **settings)
+        shop.post(sale_ping("s1==", "ann@example.com"), secret="wrong")
+        owner = OwnerBrowser(shop)
+        assert 'href="/admin/reconcile/gumroad"' in owner.get("/webhooks")
+        assert "its own record of the last 30 days" in owner.get("/reconcile/gumroad")
+        assert shop.ledger() == []  # by looking nothing is done
+        told = owner.told(owner.press("/reconcile/gumroad", "/reconcile/gumroad"))
+        assert told.startswith("Done. gumroad since 2026-10-21: ")
+        assert [(line["sale_id"], line["outcome"]) for line in shop.ledger()] == [("s1==", "issued")]
+        owner.press("/reconcile/gumroad", "/reconcile/gumroad")
+        assert len(shop.ledger()) == 1
+
+
+def test_a_platform_without_a_record_to_ask_for_says_so(tmp_path, clock):
+    shop = shop_with_dashboard(tmp_path / "data", clock, jvzoo_secret_key="k" * 20)
+    owner = OwnerBrowser(shop)
+    assert owner.told(owner.press("/reconcile/jvzoo", "/reconcile/jvzoo")).startswith("Not done. ")
+    owner.get("/reconcile/payu", 404)

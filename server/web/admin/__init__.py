@@ -10,6 +10,7 @@ from server.web.admin import (
     licenses,
     orders,
     purchases,
+    reconcile,
     sign_in,
     waiting,
     webhooks,
@@ -27,4 +28,5 @@ blueprints = (
     letters.blueprint,
     catalogue.blueprint,
     webhooks.blueprint,
+    reconcile.blueprint,
 )

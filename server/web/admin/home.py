@@ -8,6 +8,7 @@ from flask import Response
 
 from server.domain import money
 from server.errors import KeyledgerError
+from server.services import backup
 from server.services.attention import Kind
 from server.services.figures import WINDOWS
 from server.services.letter_writing import SHOPS
@@ -33,7 +34,28 @@ _LINKS = {
 _BUTTONS = {
     Kind.UNMAPPED: ("/waiting", "Issue what is mapped now"),
     Kind.LETTERS: ("/letters/retry", "Try to deliver them again"),
+    Kind.BACKUP: ("/backup", "Make one now"),
 }
+_LARGE = 200_000  # lines of a ledger whose backup takes longer than a page may
+_KEPT = 30
+
+
+@blueprint.post("/backup")
+def make_backup() -> Response:
+    ours = services()
+    if ours.store.state().ledger_lines > _LARGE:
+        return frame.done("/admin", "Books of this size take longer than a page may: run the command.", "bad")
+    try:
+        made = backup.make(ours.settings, ours.clock(), keep=_KEPT)
+    except (KeyledgerError, OSError) as error:
+        return frame.done(
+            "/admin", f"The backup could not be made: {error}. The command may run as another user.", "bad"
+        )
+    if made.findings:
+        return frame.done(
+            "/admin", f"{made.file.name} was made, but books in it are damaged: see audit.py verify.", "bad"
+        )
+    return frame.done("/admin", f"{made.file.name} was made, and read back. Copy it to another machine.")
 
 
 @blueprint.get("")
