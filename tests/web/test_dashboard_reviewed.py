@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.conftest import sale_ping
 from tests.dashboard import OwnerBrowser, shop_with_dashboard
 from tests.standins.gumroad_api import TOKEN, GumroadApi, sale
@@ -35,6 +37,7 @@ def test_a_device_is_released_whatever_its_id_begins_with(tmp_path, clock):
     assert shop.owner("GET", f"/licenses/{key}").json["devices"] == []
 
 
+@pytest.mark.files
 def test_a_ledger_that_cannot_be_read_is_no_empty_one(tmp_path, clock):
     shop = shop_with_dashboard(tmp_path / "data", clock)
     key = shop.sale()
@@ -50,6 +53,7 @@ def test_a_ledger_that_cannot_be_read_is_no_empty_one(tmp_path, clock):
         assert "Nothing was sold yet" not in answered.text
 
 
+@pytest.mark.files
 def test_a_license_is_shown_although_its_letters_cannot_be_read(tmp_path, clock):
     shop = shop_with_dashboard(tmp_path / "data", clock)
     key = shop.sale()

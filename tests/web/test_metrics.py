@@ -74,6 +74,7 @@ def test_a_folder_of_counts_that_was_taken_away_is_made_anew(shop):
     assert list((shop.folder / "metrics").glob("of-*.json"))
 
 
+@pytest.mark.files
 def test_a_disk_that_is_full_is_told_before_a_sale_meets_it(shop, monkeypatch):
     assert told(shop)["check", "storage"] == 1
     shop.app.extensions.pop("keyledger.probed", None)
