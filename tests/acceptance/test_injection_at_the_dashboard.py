@@ -81,7 +81,7 @@ class Visit:
 
     def says(self, words: list[str]) -> None:
         """The owner himself types what a customer wrote to him."""
-        for word in words:
+        for word in map(whole, words):
             typed = {"product_id": "wave", "email": "e@example.com", "customer_name": word, "note": word}
             self.owner.send("/licenses/new", **typed)
             self.owner.send("/licenses/new", **typed, once="abcdefgh" + str(abs(hash(word))))
