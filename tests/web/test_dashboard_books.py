@@ -15,6 +15,7 @@ import pytest
 from server.domain.keys import license_id
 from server.services import audit, order_audit
 from server.services.caretaker import Caretaker
+from server.services.order_refunds import OrderRefunds, Refund, RefundStanding
 from server.services.spreadsheet import BOM
 from tests.conftest import CATALOGUE, Clock, sale_ping
 from tests.dashboard import HASH, OwnerBrowser, forms_of, shop_with_dashboard
@@ -203,6 +204,14 @@ def test_a_platform_is_asked_from_the_order(front):
     assert len(front.shop.licenses()) == 2
     front.api.down()
     assert "PayU cannot be asked now" in owner.told(owner.press(page, f"{page}/ask"))
+
+
+def test_a_refund_in_doubt_is_not_called_done(front, monkeypatch):
+    owner, path = OwnerBrowser(front.shop), f"/orders/{front.order['order_id']}/refund"
+    doubt = Refund(refund_id="r1", amount=2000, standing=RefundStanding.IN_DOUBT, note="it is not known")
+    monkeypatch.setattr(OrderRefunds, "refund", lambda *_: doubt)
+    told = owner.told(owner.send(path, amount="20.00", once="abcdefgh99"))
+    assert told == "20.00 PLN: it is not known."
 
 
 def test_an_order_is_refunded_once_after_a_word_what_will_happen(front):
