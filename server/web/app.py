@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import logging
-import random
-import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from flask import Flask, Request, Response, g, request
+from flask import Flask, Response, g, request
 from flask_cors import CORS
 from werkzeug.middleware.proxy_fix import ProxyFix
-from werkzeug.routing import MapAdapter, Rule
-from werkzeug.wsgi import get_host
+from werkzeug.routing import Rule
 
-from server.services import trace
 from server.web import (
     admin,
     checkout,
@@ -42,14 +39,15 @@ from server.web import (
     trouble,
     webhooks,
 )
+from server.web.busy import BEGAN, FAILED, NOSNIFF, BusyDoors, Door, request_id_of
 from server.web.measured import LIMITED, TIMED
 from server.web.responses import MAX_BODY, register_errors
+from server.web.webhooks import received
 from server.wiring import Services, caretakers
 
 log = logging.getLogger(__name__)
 
 VALIDATE, WEBHOOKS = "/api/v1/licenses/validate", "/api/v1/webhooks"
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 
 class _Route(Rule):
@@ -68,35 +66,12 @@ class _Route(Rule):
 
 
 class _Application(Flask):
-    """Flask without two things that cost it a tenth of a request here."""
-
     url_rule_class = _Route
-
-    def __init__(self, name: str) -> None:
-        self._busy: dict[tuple[str, str], tuple[Rule, Mapping[str, Any]]] = {}
-        super().__init__(name, static_folder=None)
-
-    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """Flask asks of each function that it calls whether it is async: none of ours is."""
-        return func
-
-    def know_busy_paths(self, paths: Iterable[str]) -> None:
-        """To match these once for all: they are what nearly every request is for."""
-        adapter = self.url_map.bind("")
-        self._busy = {("POST", path): adapter.match(path, "POST", return_rule=True) for path in paths}
-
-    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        busy = self._busy.get((request.method, request.path)) if request else None
-        if request is None or busy is None:
-            return super().create_url_adapter(request)
-        request.host = get_host(request.environ)  # as Flask does: a malformed one is refused
-        request.url_rule, request.view_args = busy[0], dict(busy[1])
-        return None  # nothing is left to match
 
 
 def make_app(services: Services) -> Flask:
     logs.set_up_logging()
-    app = _Application("server.web")
+    app = _Application("server.web", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY + 1  # so that what is read up to it is known to be too much
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # no redirects: they repeat the query, with its secret, to any Host
@@ -105,10 +80,9 @@ def make_app(services: Services) -> Flask:
     rooms = (webhooks, jvzoo_doors, licenses, *front, owner, older, health, metrics, openapi, docs, static)
     for blueprint in (*(room.blueprint for room in rooms), *admin.blueprints):
         app.register_blueprint(blueprint)
-    app.know_busy_paths([VALIDATE, *(f"{WEBHOOKS}/{name}" for name in services.platforms)])
     register_errors(app)
     trouble.tell_the_lost(app)
-    _around_requests(app, services)
+    _open_busy_doors(app, services, _around_requests(app, services))
     if origins := services.settings.allowed_origins:
         told = ["X-Request-Id", "Retry-After", *limits.HEADERS, *signatures.HEADERS]
         CORS(app, resources={r"/api/*": {"origins": list(origins)}}, expose_headers=told)
@@ -117,36 +91,44 @@ def make_app(services: Services) -> Flask:
     return app
 
 
-def _around_requests(app: Flask, services: Services) -> None:
+def _open_busy_doors(app: Flask, services: Services, after: Callable[[bool], None]) -> None:
+    doors = {f"{WEBHOOKS}/{name}": Door("webhooks.receive", partial(received, name)) for name in services.platforms}
+    doors[VALIDATE] = Door("licenses.validate", licenses.validated)
+    app.wsgi_app = BusyDoors(app.wsgi_app, services, doors, after)  # type: ignore[method-assign]
+
+
+def _around_requests(app: Flask, services: Services) -> Callable[[bool], None]:
+    """What is done before and after each request. Returns what is done when an answer has gone out."""
     tidy, mail = caretakers(services)
     tallies = services.tallies
 
+    def after(owes_letter: bool = True) -> None:
+        tidy.poke()
+        if owes_letter:
+            mail.poke()
+
     @app.before_request
     def begin() -> None:
-        given = request.environ.get("HTTP_X_REQUEST_ID")
-        g.request_id = given if given and _REQUEST_ID.fullmatch(given) else _new_request_id()
-        trace.request_id.set(g.request_id)
-        g.began = time.perf_counter()
+        environ = request.environ
+        g.request_id = request_id_of(environ)
+        g.began = environ.get(BEGAN) or time.perf_counter()
+        if failed := environ.get(FAILED):
+            raise failed
 
     @app.after_request
     def end(response: Response) -> Response:
         response.headers["X-Request-Id"] = g.request_id
-        response.headers["X-Content-Type-Options"] = "nosniff"  # a verdict repeats a device's name: never a page
+        response.headers.set(*NOSNIFF)
         endpoint, status = request.endpoint, response.status_code
         if status != 429 and (endpoint not in _QUIET or status >= 400):  # a flood must not fill the log
             _log_request(response)
         tallies.time(time.perf_counter() - g.began, TIMED, endpoint or "none", str(status))
         if status == 429:
             tallies.add(LIMITED, endpoint or "none")
-        response.call_on_close(tidy.poke)
-        if endpoint != "licenses.validate" or g.get("letter"):
-            response.call_on_close(mail.poke)
+        response.call_on_close(after)
         return response
 
-
-def _new_request_id() -> str:
-    """A name, no secret: so it need not cost a system call, and Python seeds `random` anew in each forked worker."""
-    return f"{random.getrandbits(64):016x}"
+    return after
 
 
 _QUIET = frozenset(

@@ -21,5 +21,5 @@ def require_owner() -> None:
         raise NotFound("the owner's API is off: set ADMIN_API_KEY")
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), key.encode()):
-        limits.failed_proof(Kind.TOKEN)
+        limits.failed_proof(services(), request.environ, Kind.TOKEN)
         raise Unauthorized("a bearer token is needed: Authorization: Bearer <ADMIN_API_KEY>")

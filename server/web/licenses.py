@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from base64 import b64encode
 from datetime import datetime
-from typing import Annotated, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Annotated, Literal, NotRequired, TypedDict, TypeVar
 
 import msgspec
-from flask import Blueprint, Response, g
+from flask import Blueprint, Response, request
 
 from server.domain.keys import license_id
 from server.domain.license import DETAIL, Claim, Code, Device, Moment, Status
 from server.services.seats import Verdict
 from server.web import limits
-from server.web.responses import JsonAnswer, body_of, cached
+from server.web.responses import Answered, cached, checked, encode, read_body
 from server.web.services import services
-from server.web.signatures import signed
+from server.web.signatures import signature_of
+from server.wiring import Services
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 blueprint = Blueprint("licenses", __name__, url_prefix="/api/v1/licenses")
 blueprint.after_request(limits.tell)
@@ -128,49 +132,51 @@ class DeactivateRequest(msgspec.Struct, frozen=True, kw_only=True):
     nonce: Nonce | None = None
 
 
+A = TypeVar("A", ValidateRequest, ActivateRequest, DeactivateRequest)
+
+
 @blueprint.post("/validate")
 def validate() -> Response:
-    limits.by_address()
-    asked = body_of(ValidateRequest)
-    limits.by_key(asked.license_key, asked.hardware_id)
-    return told(services().licenses.validate(asked.license_key, asked.claim()), asked.nonce, asked)
+    return validated(services(), request.environ).response()
+
+
+def validated(ours: Services, environ: WSGIEnvironment) -> Answered:
+    asked = _asked(ours, environ, ValidateRequest)
+    return _told(ours, environ, ours.licenses.validate(asked.license_key, asked.claim()), asked)
 
 
 @blueprint.post("/activate")
 def activate() -> Response:
-    limits.by_address()
-    asked = body_of(ActivateRequest)
-    limits.by_key(asked.license_key, asked.hardware_id)
-    return told(services().licenses.activate(asked.license_key, asked.claim()), asked.nonce, asked)
+    ours, environ = services(), request.environ
+    asked = _asked(ours, environ, ActivateRequest)
+    return _told(ours, environ, ours.licenses.activate(asked.license_key, asked.claim()), asked).response()
 
 
 @blueprint.post("/deactivate")
 def deactivate() -> Response:
-    limits.by_address()
-    asked = body_of(DeactivateRequest)
-    limits.by_key(asked.license_key, asked.hardware_id)
-    return told(services().licenses.deactivate(asked.license_key, asked.hardware_id), asked.nonce)
+    ours, environ = services(), request.environ
+    asked = _asked(ours, environ, DeactivateRequest)
+    return _told(ours, environ, ours.licenses.deactivate(asked.license_key, asked.hardware_id), asked).response()
 
 
 @blueprint.post("/file")
 def file() -> Response:
-    limits.by_address()
-    asked = body_of(ActivateRequest)
-    limits.by_key(asked.license_key, asked.hardware_id)
-    services().files.require_key()
-    verdict = services().licenses.activate(asked.license_key, asked.claim())
+    ours, environ = services(), request.environ
+    asked = _asked(ours, environ, ActivateRequest)
+    ours.files.require_key()
+    verdict = ours.licenses.activate(asked.license_key, asked.claim())
     if not verdict.valid:
-        return told(verdict, asked.nonce, asked)
-    limits.by_verdict(verdict)
-    now = services().clock()
-    made = services().files.for_a_time(verdict, now)
+        return _told(ours, environ, verdict, asked).response()
+    limits.by_verdict(ours, environ, verdict)
+    now = ours.clock()
+    made = ours.files.for_a_time(verdict, now)
     body: FileAnswer = {
-        **verdict_answer(verdict, asked.nonce, now),
+        **verdict_answer(ours, verdict, asked.nonce, now),
         "license_file": made.text,
         "issued": made.issued,
         "expires": made.expires,
     }
-    return _answered(body, asked.nonce, now)
+    return _answered(ours, environ, body, now, owes_letter=False).response()
 
 
 @blueprint.get("/public-key")
@@ -183,22 +189,36 @@ def public_key() -> Response:
     return cached(msgspec.json.encode(told), "application/json")
 
 
-def told(verdict: Verdict, nonce: str | None, asked: ValidateRequest | None = None) -> Response:
-    limits.by_verdict(verdict)
-    if verdict.code is Code.TOO_MANY_MACHINES and verdict.key and asked and asked.bind is not False:
-        g.letter = services().outbox.seats_taken(verdict.key, asked.device_name)
-    now = services().clock()
-    return _answered(verdict_answer(verdict, nonce, now), nonce, now)
+def _asked(ours: Services, environ: WSGIEnvironment, kind: type[A]) -> A:
+    """What an app wants to know, counted before anything of it is read, and for its key before that is looked for."""
+    limits.visit(ours, environ)
+    asked = checked(read_body(environ), kind)
+    limits.by_key(environ, asked.license_key, asked.hardware_id)
+    return asked
 
 
-def _answered(body: VerdictAnswer | FileAnswer, nonce: str | None, now: datetime) -> Response:
+def _told(
+    ours: Services, environ: WSGIEnvironment, verdict: Verdict, asked: ValidateRequest | DeactivateRequest
+) -> Answered:
+    limits.by_verdict(ours, environ, verdict)
+    owes_letter = False
+    if verdict.code is Code.TOO_MANY_MACHINES and verdict.key and isinstance(asked, ValidateRequest):
+        owes_letter = asked.bind is not False and bool(ours.outbox.seats_taken(verdict.key, asked.device_name))
+    now = ours.clock()
+    return _answered(ours, environ, verdict_answer(ours, verdict, asked.nonce, now), now, owes_letter)
+
+
+def _answered(
+    ours: Services, environ: WSGIEnvironment, answer: VerdictAnswer | FileAnswer, now: datetime, owes_letter: bool
+) -> Answered:
     """Signed where the request asks for it and the owner has set a key."""
-    whole = JsonAnswer(body)
-    key = services().signing.find_key() if nonce else None
-    return signed(whole, key, now) if key else whole
+    body, told = encode(answer), limits.headers(environ)
+    if answer["nonce"] and (key := ours.signing.find_key()):
+        told += signature_of(body, environ, key, now)
+    return Answered(body, headers=told, owes_letter=owes_letter)
 
 
-def verdict_answer(verdict: Verdict, nonce: str | None, now: datetime) -> VerdictAnswer:
+def verdict_answer(ours: Services, verdict: Verdict, nonce: str | None, now: datetime) -> VerdictAnswer:
     body: VerdictAnswer = {
         "valid": verdict.valid,
         "code": verdict.code,
@@ -211,7 +231,7 @@ def verdict_answer(verdict: Verdict, nonce: str | None, now: datetime) -> Verdic
     if verdict.activated:
         body["activated"] = True
     if verdict.code is Code.TOO_MANY_MACHINES and verdict.key:
-        body["help_url"] = f"{services().settings.app_url}/portal/licenses/{license_id(verdict.key)}"
+        body["help_url"] = f"{ours.settings.app_url}/portal/licenses/{license_id(verdict.key)}"
     return body
 
 

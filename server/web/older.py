@@ -7,7 +7,7 @@ from datetime import MAXYEAR, datetime
 from typing import Annotated, Literal, TypedDict
 
 import msgspec
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
 from server.domain.license import DETAIL, Claim, Code, License, Moment, Status
 from server.errors import BadRequest, Unprocessable
@@ -90,9 +90,9 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, rename="camel")
 def validate_license() -> Response:
     limits.by_address()
     asked = body_of(ValidateLicenseRequest)
-    limits.by_key(asked.license_key)
+    limits.by_key(request.environ, asked.license_key)
     verdict = services().licenses.validate(asked.license_key, Claim(email=asked.email))
-    limits.by_verdict(verdict)
+    limits.by_verdict(services(), request.environ, verdict)
     known = public_license(verdict, services().clock())
     hidden = known is None or verdict.code is Code.USER_SCOPE_MISMATCH
     told: OlderVerdict = {
@@ -118,9 +118,9 @@ def _older(known: PublicLicense) -> OlderLicense:
 def verify() -> Response:
     limits.by_address()
     asked = body_of(VerifyRequest)
-    limits.by_key(asked.license)
+    limits.by_key(request.environ, asked.license)
     verdict = services().licenses.validate(asked.license, Claim())
-    limits.by_verdict(verdict)
+    limits.by_verdict(services(), request.environ, verdict)
     if not verdict.valid or verdict.license is None or verdict.key is None:
         refused: Refused = {"valid": False, "error": f"This license {DETAIL[verdict.code]}."}
         return answer(refused, 401)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar, cast
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -12,6 +13,7 @@ from flask import Flask, Response, request
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge
 from werkzeug.http import HTTP_STATUS_CODES
+from werkzeug.wsgi import get_input_stream
 
 from server.errors import (
     BadRequest,
@@ -62,24 +64,37 @@ class Error(TypedDict):
     detail: str
 
 
-_STATUS_LINES = {code: f"{code} {phrase.upper()}" for code, phrase in HTTP_STATUS_CODES.items()}
-_encode = msgspec.json.Encoder().encode
+STATUS_LINES = {code: f"{code} {phrase.upper()}" for code, phrase in HTTP_STATUS_CODES.items()}
+JSON = "application/json"
+encode = msgspec.json.Encoder().encode
 
 
-class JsonAnswer(Response):
-    """JSON that is whole from the start: none of its headers has to be looked at again when it goes out."""
+class Answered(NamedTuple):
+    """An answer before it is Flask's or goes out without it. `owes_letter`: one may have been made by this request."""
 
-    def __init__(self, body: object, status: int = 200) -> None:
-        self.raw = data = _encode(body)
-        told = Headers([("Content-Type", "application/json"), ("Content-Length", str(len(data)))])
-        super().__init__([data], _STATUS_LINES.get(status, status), told)
+    body: bytes
+    content_type: str = JSON
+    status: int = 200
+    headers: Sequence[tuple[str, str]] = ()
+    owes_letter: bool = True
+
+    def response(self) -> Response:
+        return _Whole([self.body], STATUS_LINES[self.status], self._headers())
+
+    def _headers(self) -> Headers:
+        told = [("Content-Type", self.content_type), ("Content-Length", str(len(self.body)))]
+        return Headers([*told, *self.headers])
+
+
+class _Whole(Response):
+    """None of its headers has to be looked at again when it goes out."""
 
     def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
         return self.headers
 
 
 def answer(body: object, status: int = 200) -> Response:
-    return JsonAnswer(body, status)
+    return Answered(encode(body), status=status).response()
 
 
 def cached(body: bytes, mimetype: str, policy: str = "default-src 'none'; frame-ancestors 'none'") -> Response:
@@ -98,25 +113,29 @@ def error_answer(status: int, code: str, title: str, detail: str) -> Response:
 
 
 def raw_body() -> bytes:
-    """The request's bytes, before anything reads them as a form; to be asked for once.
+    """The request's bytes, before anything reads them as a form; to be asked for once."""
+    return read_body(request.environ)
 
-    A chunked body has no length to refuse: werkzeug stops a byte behind the limit, and a cut body must not pass for a
-    whole one.
+
+def read_body(environ: WSGIEnvironment) -> bytes:
+    """As `raw_body`, without werkzeug's streams around the server's own, which cost as much as a look-up in the books.
+
+    A chunked body has no length to refuse: a byte behind the limit is enough to know.
     """
-    told = request.environ.get("CONTENT_LENGTH") or ""
-    if told.isdecimal() and "HTTP_TRANSFER_ENCODING" not in request.environ:
-        return _body_of_length(int(told))
-    raw = request.get_data(cache=True)
+    told = environ.get("CONTENT_LENGTH") or ""
+    if told.isdecimal() and "HTTP_TRANSFER_ENCODING" not in environ:
+        return _body_of_length(environ, int(told))
+    with_its_end = get_input_stream(environ, max_content_length=MAX_BODY + 1)
+    raw: bytes = with_its_end.read()
     if len(raw) > MAX_BODY:
         raise RequestEntityTooLarge
     return raw
 
 
-def _body_of_length(length: int) -> bytes:
-    """Read without werkzeug's streams around the server's own, which cost as much as a look-up in the books."""
+def _body_of_length(environ: WSGIEnvironment, length: int) -> bytes:
     if length > MAX_BODY:
         raise RequestEntityTooLarge
-    raw: bytes = request.environ["wsgi.input"].read(length)
+    raw: bytes = environ["wsgi.input"].read(length)
     if len(raw) < length:
         raise ClientDisconnected
     return raw

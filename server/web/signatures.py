@@ -9,33 +9,32 @@ from __future__ import annotations
 import hashlib
 from binascii import b2a_base64
 from datetime import datetime
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
-from flask import Response, request
-
 from server.services.signing import SigningKey
-from server.web.responses import JsonAnswer
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 HEADERS = ("Content-Digest", "Signature-Input", "Signature")
 COVERED = '("@status" "content-digest" "@method";req "@path";req)'
 
 
-def signed(answer: JsonAnswer, key: SigningKey, now: datetime) -> Response:
-    digest = f"sha-256=:{_base64(hashlib.sha256(answer.raw).digest())}:"
+def signature_of(body: bytes, environ: WSGIEnvironment, key: SigningKey, now: datetime) -> list[tuple[str, str]]:
+    """The headers that sign this answer, of status 200, to this request."""
+    digest = f"sha-256=:{_base64(hashlib.sha256(body).digest())}:"
     parameters = f'{COVERED};created={int(now.timestamp())};keyid="{key.kid}";alg="ed25519"'
-    signature = _base64(key.sign(_base(answer.status_code, digest, parameters).encode()))
-    for name, value in zip(HEADERS, (digest, f"sig1={parameters}", f"sig1=:{signature}:"), strict=True):
-        answer.headers.add(name, value)
-    return answer
+    signature = _base64(key.sign(_base(environ, digest, parameters).encode()))
+    return list(zip(HEADERS, (digest, f"sig1={parameters}", f"sig1=:{signature}:"), strict=True))
 
 
-def _base(status: int, digest: str, parameters: str) -> str:
+def _base(environ: WSGIEnvironment, digest: str, parameters: str) -> str:
     """A line for each component, as section 2.5 writes it; none ends the last one."""
-    environ = request.environ  # asked for once: each look through Flask's proxy costs a microsecond
     method, raw = environ["REQUEST_METHOD"], environ.get("RAW_URI") or environ.get("REQUEST_URI")
-    path = _path(raw) if raw else quote(request.root_path + request.path)
+    path = _path(raw) if raw else quote(environ.get("SCRIPT_NAME", "") + environ["PATH_INFO"], encoding="latin-1")
     return (
-        f'"@status": {status}\n"content-digest": {digest}\n"@method";req: {method}\n"@path";req: {path}\n'
+        f'"@status": 200\n"content-digest": {digest}\n"@method";req: {method}\n"@path";req: {path}\n'
         f'"@signature-params": {parameters}'
     )
 

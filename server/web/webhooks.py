@@ -6,10 +6,11 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 from urllib.parse import parse_qsl
 
 from flask import Blueprint, Response, request
+from werkzeug.datastructures import EnvironHeaders
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from server.domain.keys import license_id
@@ -23,9 +24,13 @@ from server.services.settlement import Told
 from server.web import limits, logs, trouble
 from server.web.measured import WEBHOOK
 from server.web.pages import wants_page
-from server.web.responses import answer, raw_body
+from server.web.responses import Answered, encode, read_body
 from server.web.responses import told as refusal
 from server.web.services import services
+from server.wiring import Services
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 log = logging.getLogger(__name__)
 blueprint = Blueprint("webhooks", __name__)
@@ -48,14 +53,22 @@ class Received(TypedDict):
 
 @blueprint.post("/api/v1/webhooks/<platform>")
 def receive(platform: str) -> Response:
-    delivery = _delivered(platform)
+    return received(platform, services(), request.environ).response()
+
+
+def received(platform: str, ours: Services, environ: WSGIEnvironment) -> Answered:
+    delivery = _delivered(platform, ours, environ)
     if reply := delivery.platform.reply(delivery.posted):
-        return _replied(reply)
+        return _replied(ours, reply)
     heard = delivery.heard
     told = next((one for one in heard if one.entry is not None and one.entry.event in PAID), heard[0])
     keys = () if delivery.platform.hides_keys else told.license_keys
-    body: Received = {"received": True, "outcome": told.outcome, "license_keys": keys}
-    return answer(body)
+    return _received(told.outcome, keys)
+
+
+def _received(outcome: Outcome, keys: tuple[str, ...] = ()) -> Answered:
+    body: Received = {"received": True, "outcome": outcome, "license_keys": keys}
+    return Answered(encode(body))
 
 
 @blueprint.get("/api/v1/webhooks/easypaisa")
@@ -74,25 +87,20 @@ def not_written(error: StorageUnavailable) -> Response:
     return trouble.not_written() if wants_page() else refusal(error)
 
 
-def _replied(reply: Reply) -> Response:
+def _replied(ours: Services, reply: Reply) -> Answered:
     """In the platform's own words; a buyer's browser goes on to the page of its order."""
     if reply.order_id is None:
-        return Response(reply.body, content_type=reply.content_type)
-    if services().store.orders.find(reply.order_id) is None:
-        return answer({"received": True, "outcome": Outcome.IGNORED, "license_keys": ()})
-    return Response(status=303, headers={"Location": f"{services().settings.app_url}/pay/{reply.order_id}/back"})
+        return Answered(reply.body, reply.content_type)
+    if ours.store.orders.find(reply.order_id) is None:
+        return _received(Outcome.IGNORED)
+    page = f"{ours.settings.app_url}/pay/{reply.order_id}/back"
+    return Answered(b"", "text/html; charset=utf-8", 303, [("Location", page)])
 
 
 def take(platform: str) -> list[Entry]:
     """The ledger lines of this request. Raises PlatformOff, Unverified, BadRequest, StorageUnavailable."""
-    return [told.entry for told in _delivered(platform).heard if told.entry is not None]
-
-
-def configured_platform(name: str) -> Platform:
-    found = services().platforms.get(name)
-    if found is None:
-        raise PlatformOff("this platform is not configured here")
-    return found
+    heard = _delivered(platform, services(), request.environ).heard
+    return [told.entry for told in heard if told.entry is not None]
 
 
 @dataclass
@@ -105,39 +113,42 @@ class _Delivery:
     heard: list[Told] = field(default_factory=list)
 
 
-def _delivered(name: str) -> _Delivery:
+def _delivered(name: str, ours: Services, environ: WSGIEnvironment) -> _Delivery:
     """On disk. What is not is counted for the owner, and answered as ever."""
     delivery = None
     try:
-        platform = configured_platform(name)
-        if request.method not in platform.methods:
+        platform = ours.platforms.get(name)
+        if platform is None:
+            raise PlatformOff("this platform is not configured here")
+        if environ["REQUEST_METHOD"] not in platform.methods:
             raise MethodNotAllowed(sorted(platform.methods))
-        delivery = _Delivery(platform, webhook_request())  # raw bytes first: once Flask has read the form they are gone
-        _hear(delivery)
+        delivery = _Delivery(platform, webhook_request(environ))  # raw bytes first: a form that is read has none
+        _hear(delivery, ours, environ)
     except MethodNotAllowed:  # somebody looked at the address in his browser
         raise
     except Exception as error:
         if delivery is not None:
-            _count(name, _what_failed(delivery, error))
-        _tell_owner(name, delivery, error)
+            ours.tallies.add(WEBHOOK, name, _what_failed(delivery, error))
+        size = len(delivery.posted.body) if delivery else _told_length(environ)
+        _tell_owner(ours, name, delivery, error, size)
         raise
-    services().deliveries.took(name)
+    ours.deliveries.took(name)
     return delivery
 
 
-def _hear(delivery: _Delivery) -> None:
+def _hear(delivery: _Delivery, ours: Services, environ: WSGIEnvironment) -> None:
     name = delivery.platform.name
     try:
         events = delivery.platform.events(delivery.posted)
     except Unverified as error:
-        limits.failed_proof(Kind.WEBHOOK)
-        extra = {"platform": name, "code": error.code, "client": request.remote_addr}
+        limits.failed_proof(ours, environ, Kind.WEBHOOK)
+        extra = {"platform": name, "code": error.code, "client": limits.client_of(environ)}
         log.warning("webhook refused", extra=extra)
         raise
     delivery.is_read = True
-    delivery.heard = services().settlement.hear(events)
+    delivery.heard = ours.settlement.hear(events)
     for told in delivery.heard:
-        _count(name, told.outcome)
+        ours.tallies.add(WEBHOOK, name, told.outcome)
         _log(name, told)
 
 
@@ -147,19 +158,19 @@ def _what_failed(delivery: _Delivery, error: Exception) -> str:
     return "refused" if word == "malformed" and _reason(delivery, error) is Reason.UNREADABLE else word
 
 
-def _count(platform: str, outcome: str) -> None:
-    services().tallies.add(WEBHOOK, platform, outcome)
+def _told_length(environ: WSGIEnvironment) -> int:
+    told = environ.get("CONTENT_LENGTH") or ""
+    return int(told) if told.isdecimal() else 0
 
 
-def _tell_owner(name: str, delivery: _Delivery | None, error: Exception) -> None:
+def _tell_owner(ours: Services, name: str, delivery: _Delivery | None, error: Exception, size: int) -> None:
     if isinstance(error, TooManyRequests) and isinstance(error.__context__, Unverified):
         error = error.__context__
     if delivery is not None and isinstance(error, BadRequest) and _is_trial(delivery):
         return
     told = error.description if isinstance(error, HTTPException) else str(error)
     detail = told or "" if isinstance(error, KeyledgerError | HTTPException) else type(error).__name__
-    size = len(delivery.posted.body) if delivery else request.content_length or 0
-    services().deliveries.failed(name, _reason(delivery, error), size, logs.masked(detail))
+    ours.deliveries.failed(name, _reason(delivery, error), size, logs.masked(detail))
 
 
 def _is_trial(delivery: _Delivery) -> bool:
@@ -196,15 +207,15 @@ def _log(platform: str, told: Told) -> None:
     logs.info(log, "webhook recorded", fields)
 
 
-def webhook_request() -> WebhookRequest:
+def webhook_request(environ: WSGIEnvironment) -> WebhookRequest:
     return WebhookRequest(
-        body=raw_body(),
-        query=_query(request.query_string),
-        header=request.headers.get,
+        body=read_body(environ),
+        query=_query(environ.get("QUERY_STRING", "")),
+        header=EnvironHeaders(environ).get,
     )
 
 
 @lru_cache(8)
-def _query(raw: bytes) -> Mapping[str, str]:
-    """A platform's webhooks all come with the one query that its owner gave it."""
-    return dict(parse_qsl(raw.decode("utf-8", "replace")))
+def _query(raw: str) -> Mapping[str, str]:
+    """A platform's webhooks all come with the one query that its owner gave it. WSGI gives its bytes as Latin-1."""
+    return dict(parse_qsl(raw.encode("latin-1").decode("utf-8", "replace")))
