@@ -117,9 +117,14 @@ class Deliveries:
     ) -> None:
         self._table, self._on, self._names, self._clock = table, frozenset(on), tuple(names), clock
         self._trouble: str | None = None
+        self._took: dict[str, datetime] = {}
 
     def took(self, platform: str) -> None:
-        self._try(lambda: self._table.took(platform, self._clock()))
+        """Write down when one was taken, once a second."""
+        now = self._clock()
+        if self._took.get(platform) != now:
+            self._try(lambda: self._table.took(platform, now))
+            self._took[platform] = now
 
     def failed(self, platform: str, reason: Reason, size: int, detail: str) -> None:
         """`detail` comes without addresses, keys and secrets; of what is not proven the sender's own words are cut."""

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from server.domain.license import License, Reason
 from server.domain.order import Order
 from server.domain.purchase import Entry, EventKind, Outcome
-from server.errors import DamagedFile, StorageUnavailable
+from server.errors import StorageUnavailable
 from server.services.accounts import Accounts, is_plainly
 from server.services.letters import (
     DEAD_LETTER,
@@ -96,13 +96,6 @@ class LetterSubjects:
         if newest is None or newest.seq == letter.seq:
             return newest
         return next((entry for entry in self._store.history(newest.names()) if entry.seq == letter.seq), newest)
-
-    def request_of(self, letter: Letter) -> str | None:
-        """The id of the request that wrote that line; for logs alone, so it never raises."""
-        with suppress(DamagedFile, OSError, StorageUnavailable):
-            entry = self.entry(letter)
-            return entry.request_id if entry else None
-        return None
 
     def licenses(self, letter: Letter) -> dict[str, License]:
         """The licenses to write about, by key; a delivery leaves out those that are gone for good."""

@@ -68,6 +68,7 @@ def _letter(entry: Entry, kind: str, to: str) -> Letter:
         to=to,
         seq=entry.seq,
         about=entry.identity,
+        request_id=entry.request_id,
         license_key=entry.license_keys[0] if entry.license_keys else None,
         next_at=entry.timestamp + pause if pause else None,
     )

@@ -21,6 +21,7 @@ import msgspec
 from server.domain.keys import license_id
 from server.domain.purchase import Entry
 from server.errors import BadRequest, Conflict, DamagedFile, NotFound, StorageUnavailable, Unprocessable
+from server.services import trace
 from server.services.catalogue_file import CatalogueFile
 from server.services.inquiries import Inquiries
 from server.services.letters import (
@@ -303,4 +304,5 @@ class Outbox:
 
     def _new(self, name: str, kind: str, to: str, **more: str | None) -> Letter:
         now = self._clock()
-        return msgspec.structs.replace(Letter(id=name, kind=kind, to=to, at=now, first_at=now), **more)
+        made = Letter(id=name, kind=kind, to=to, at=now, first_at=now, request_id=trace.request_id.get())
+        return msgspec.structs.replace(made, **more)

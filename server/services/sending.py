@@ -174,7 +174,7 @@ class _Run:
     def _traced(self, letter: Letter, act: Callable[[Letter], Letter]) -> Letter:
         """What is logged meanwhile, and of how it went, names the request that the letter goes back to. No line is
         written of links to sign in: what became of one would tell whose address is known."""
-        with on_behalf_of(self._sender.subjects.request_of(letter)):
+        with on_behalf_of(letter.request_id):
             after = act(letter)
             if letter.kind != SIGN_IN:
                 told = {"kind": after.kind, "state": after.state, "attempts": after.attempts}

@@ -33,6 +33,7 @@ from server.domain.order import (
 from server.domain.purchase import Entry, EventKind, Inquiry, Outcome, PurchaseEvent
 from server.errors import BadRequest, PlatformUnreachable, StorageUnavailable
 from server.platforms.base import Checkout, Platform, Refunds, RefundState
+from server.services import trace
 from server.services.inquiries import Inquiries
 from server.services.letters import ORDER_INQUIRY
 from server.storage.base import Letter, Store
@@ -258,7 +259,7 @@ def watch(store: Store, order_id: str, now: datetime, after: timedelta = FIRST_L
     if known is None or known.next_at is None or known.next_at > wanted:
         first = known.first_at if known else now
         letter = Letter(id=name, kind=ORDER_INQUIRY, at=now, first_at=first, next_at=wanted, about=order_id)
-        store.letterbox.enqueue([letter])
+        store.letterbox.enqueue([msgspec.structs.replace(letter, request_id=trace.request_id.get())])
 
 
 def _told(entry: Entry) -> Told:

@@ -87,9 +87,9 @@ class Letter(msgspec.Struct, kw_only=True, omit_defaults=True):
     """A line of the outbox: one letter's newest state. `id` is the ledger line and kind that owe it, or its own.
 
     `state` is queued, sending, sent, failed (tried again at `next_at`), dead (given up), or dropped (overtaken by what
-    happened since). `seq` and `about` are the ledger line that owes it and its event's identity; `text` is what an
-    alert says. A line without a kind is a note of the sender's own; the one called `covers` tells up to where the
-    ledger was looked through for letters that are owed.
+    happened since). `seq` and `about` are the ledger line that owes it and its event's identity, `request_id` is the
+    request that it goes back to, for logs; `text` is what an alert says. A line without a kind is a note of the
+    sender's own; the one called `covers` tells up to where the ledger was looked through for letters that are owed.
     """
 
     id: str
@@ -105,6 +105,7 @@ class Letter(msgspec.Struct, kw_only=True, omit_defaults=True):
     seq: int = 0
     about: str | None = None
     text: str | None = None
+    request_id: str | None = None
     covers: Mark | None = None
 
 
