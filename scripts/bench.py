@@ -32,6 +32,7 @@ from scripts.bench_parts.peers import peers
 from scripts.bench_parts.rows import Row, table
 from scripts.bench_parts.run import FULL, QUICK, Run, Sizes
 from scripts.bench_parts.selling import sale
+from scripts.bench_parts.together import together
 from scripts.bench_parts.validating import validate
 from scripts.bench_parts.whole import audit, memory, start
 
@@ -44,6 +45,7 @@ PARTS: dict[str, Callable[[Run], list[Row]]] = {
     "dashboard": dashboard,
     "peers": peers,
     "postgres": postgres,
+    "together": together,
 }
 
 

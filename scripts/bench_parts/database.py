@@ -25,9 +25,9 @@ from scripts.bench_parts.shops import Shop
 from server.storage.postgres_copy import fill
 from server.storage.postgres_link import Database
 
-AGAINST_PEER, BETWEEN_SIZES = 0.5, 1.25
+AGAINSTPEER, BETWEEN_SIZES = 0.5, 1.25
 UVICORN = [sys.executable, *"-m uvicorn --factory --log-level warning --no-access-log --port".split(), "{}"]
-_PEER = "FastAPI with SQLAlchemy on PostgreSQL"
+PEER = "FastAPI with SQLAlchemy on PostgreSQL"
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -45,32 +45,34 @@ class Measured:
 
 
 def postgres(run: Run) -> list[Row]:
-    missing = [name for name in ("fastapi", "sqlalchemy", "uvicorn") if find_spec(name) is None]
     rows: list[Row] = []
     first: dict[str, float] = {}
-    with _cluster(run.folder) as cluster:
+    with cluster_in(run.folder) as cluster:
         for size in (run.sizes.small, *run.sizes.middles, run.sizes.large):
-            found = _size(run, cluster, size, not missing)
-            rows += _rows(size, found, first)
+            rows += _rows(size, _size(run, cluster, size), first)
     return rows
 
 
+def peer_is_here() -> bool:
+    return not [name for name in ("fastapi", "sqlalchemy", "uvicorn") if find_spec(name) is None]
+
+
 @contextmanager
-def _cluster(folder: Path) -> Iterator[Any]:
+def cluster_in(folder: Path) -> Iterator[Any]:
     folder.chmod(0o755)
     with import_module("tests.databases").cluster(folder / "postgres", "shared_buffers=256MB") as made:
         yield made
 
 
-def _size(run: Run, cluster: Any, size: int, with_peer: bool) -> dict[str, dict[str, list[Measured]]]:
+def _size(run: Run, cluster: Any, size: int) -> dict[str, dict[str, list[Measured]]]:
     """By load and server, what each round spent."""
     shop = run.shops.of(size)
-    url = _ours(run, cluster, shop, size)
+    url = moved_to_database(run, cluster, shop, f"ours{size}")
     env = environment(run.folder / "empty") | {"DATABASE_URL": url}
     found: dict[str, dict[str, list[Measured]]] = {"validation": {}, "sale": {}}
     with serving("wsgi:app", env) as ours:
         answer = ours.post([validation(key, True) for key in shop.some(50)], VALID)
-        with run.bare(answer) as route, _peer(run, cluster, shop, size, with_peer) as peer:
+        with run.bare(answer) as route, _peer(run, cluster, shop, size) as peer:
             servers = {"ours": ours, "route": route} | ({"peer": peer} if peer else {})
             for _ in range(run.sizes.rounds):
                 run.say(f"validating and selling on PostgreSQL at {size:,} licenses")
@@ -82,9 +84,10 @@ def _size(run: Run, cluster: Any, size: int, with_peer: bool) -> dict[str, dict[
     return found
 
 
-def _ours(run: Run, cluster: Any, shop: Shop, size: int) -> str:
-    run.say(f"moving {size:,} licenses to PostgreSQL")
-    url = _schema(cluster, f"ours{size}")
+def moved_to_database(run: Run, cluster: Any, shop: Shop, name: str) -> str:
+    """The URL of a schema of this name, with the shop's books in it. The folder `empty` has its catalogue."""
+    run.say(f"moving {len(shop.keys):,} licenses to PostgreSQL")
+    url = _schema(cluster, name)
     database = Database(url)
     database.bring_up_to_date()
     fill(database, shop.folder, ())
@@ -95,15 +98,21 @@ def _ours(run: Run, cluster: Any, shop: Shop, size: int) -> str:
 
 
 @contextmanager
-def _peer(run: Run, cluster: Any, shop: Shop, size: int, with_peer: bool) -> Iterator[Server | None]:
-    if not with_peer:
+def _peer(run: Run, cluster: Any, shop: Shop, size: int) -> Iterator[Server | None]:
+    if not peer_is_here():
         yield None
         return
-    run.say(f"filling {_PEER} with {size:,} licenses")
-    url = _schema(cluster, f"peer{size}")
-    import_module("tests.bench_peers.fastapi_postgres").fill(url, [(key, hardware_id(key)) for key in shop.keys])
-    with serving("tests.bench_peers.fastapi_postgres:app", os.environ | {"PEER_URL": url}, UVICORN) as server:
+    env = filled_peer(run, cluster, shop, f"peer{size}")
+    with serving("tests.bench_peers.fastapi_postgres:app", env, UVICORN) as server:
         yield server
+
+
+def filled_peer(run: Run, cluster: Any, shop: Shop, name: str) -> dict[str, str]:
+    """The environment of the peer on a schema of this name, with the shop's licenses in it."""
+    run.say(f"filling {PEER} with {len(shop.keys):,} licenses")
+    url = _schema(cluster, name)
+    import_module("tests.bench_peers.fastapi_postgres").fill(url, [(key, hardware_id(key)) for key in shop.keys])
+    return os.environ | {"PEER_URL": url}
 
 
 def _schema(cluster: Any, name: str) -> str:
@@ -154,11 +163,11 @@ def _rows(size: int, found: dict[str, dict[str, list[Measured]]], first: dict[st
         ours = by_server["ours"]
         what = f"{load} on PostgreSQL, {size:,} licenses"
         told = f"{_us(ours, 'worker')} + {_us(ours, 'database')} database"
-        for name, goal in (("route", None), ("peer", AGAINST_PEER if load == "validation" else None)):
+        for name, goal in (("route", None), ("peer", AGAINSTPEER if load == "validation" else None)):
             if other := by_server.get(name):
                 limit = f"{_us(other, 'worker')} + {_us(other, 'database')}"
                 ratios = [one.cpu / two.cpu for one, two in zip(ours, other, strict=True)]
-                against = "a bare route" if name == "route" else _PEER
+                against = "a bare route" if name == "route" else PEER
                 spread = (min(ratios), max(ratios))
                 rows.append(Row(f"{what}: CPU against {against}", told, limit, median(ratios), goal, spread=spread))
         cpu = median(one.cpu for one in ours)

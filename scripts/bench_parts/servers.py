@@ -59,7 +59,7 @@ class Server:
         self._wait_until_ready()
         self.ready_after = time.perf_counter() - began
         children = Path(f"/proc/{self._master.pid}/task/{self._master.pid}/children")
-        self._worker = int((children.read_text().split() or [str(self._master.pid)])[0])
+        self._worker = int((children.read_text().split() or [str(self._master.pid)])[-1])  # uvicorn's first is none
 
     def _wait_until_ready(self) -> None:
         given_up = time.monotonic() + 60

@@ -60,6 +60,17 @@ def test_what_a_user_would_pick_instead_answers_alike(monkeypatch):
     assert len(found) == 16
 
 
+@pytest.mark.slow
+def test_both_stores_under_the_load_of_several_clients():
+    found = measured("together")
+    assert {row["goal"] for row in found.values()} == {None}
+    for what in ("validations with 2 workers", "sales with 2 workers", "start to the first answer"):
+        for store in ("flat files", "PostgreSQL"):
+            rows_of = [row for name, row in found.items() if name.startswith(what) and name.endswith(f": {store}")]
+            assert len(rows_of) == 2
+            assert all(row["value"] > 0 for row in rows_of)
+
+
 def test_a_peer_whose_packages_are_missing_is_left_out_in_words(monkeypatch):
     monkeypatch.setattr(peers, "PEERS", (peers.Peer("A peer", "none", needs=("no_such_package",)),))
     (what,) = measured("peers")
