@@ -14,7 +14,9 @@ from tests.bench_peers import fastapi_sqlalchemy
 
 def fill(url: str, licenses: Iterable[tuple[str, str]]) -> None:
     """Write keys with their devices."""
-    fastapi_sqlalchemy.Base.metadata.create_all(_engine(url))
+    engine = _engine(url)
+    fastapi_sqlalchemy.Base.metadata.create_all(engine)
+    engine.dispose()
     pairs = list(licenses)
     with psycopg.connect(url) as connection, connection.cursor() as cursor:
         with cursor.copy("COPY licenses (key, sale_id, email, active) FROM STDIN") as copy:
