@@ -6,7 +6,7 @@ import time
 
 
 class JsonLines(logging.Formatter):
-    """gunicorn's own lines in the shape of Keyledger's. Not by `server.web.logs`: the master must not import the
+    """gunicorn's own lines in the shape of Keyledger's. Not by `server.services.logs`: the master must not import the
     application, or a reload would go on with its old code."""
 
     def format(self, record: logging.LogRecord) -> str:

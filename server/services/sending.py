@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from server.errors import DamagedFile, PlatformUnreachable, StorageUnavailable
+from server.services import logs
 from server.services.catalogue_file import CatalogueFile
 from server.services.inquiries import Inquiries
 from server.services.letter_subjects import LetterSubjects
@@ -178,7 +179,7 @@ class _Run:
             after = act(letter)
             if letter.kind != SIGN_IN:
                 told = {"kind": after.kind, "state": after.state, "attempts": after.attempts}
-                log.info("letter", extra=told | ({"letter": after.id, "seq": after.seq} if after.seq else {}))
+                logs.info(log, "letter", told | ({"letter": after.id, "seq": after.seq} if after.seq else {}))
             return after
 
     def _inquire(self, inquiry: Letter) -> Letter:

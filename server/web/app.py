@@ -13,6 +13,7 @@ from flask_cors import CORS
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import Rule
 
+from server.services import logs
 from server.web import (
     admin,
     checkout,
@@ -21,7 +22,6 @@ from server.web import (
     jvzoo_doors,
     licenses,
     limits,
-    logs,
     me,
     metrics,
     older,

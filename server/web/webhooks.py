@@ -18,10 +18,11 @@ from server.domain.purchase import PAID, Entry, Outcome
 from server.errors import BadRequest, KeyledgerError, PlatformOff, StorageUnavailable, TooManyRequests, Unverified
 from server.platforms import Platform, WebhookRequest
 from server.platforms.base import Reply
+from server.services import logs
 from server.services.deliveries import Reason
 from server.services.limits import Kind
 from server.services.settlement import Told
-from server.web import limits, logs, trouble
+from server.web import limits, trouble
 from server.web.measured import WEBHOOK
 from server.web.pages import wants_page
 from server.web.responses import Answered, encode, read_body

@@ -29,9 +29,9 @@ from stripe import WebhookSignature
 from scripts import audit, licenses, outbox, reconcile
 from server.services.importer import Importer
 from server.services.legacy import read_old_books
+from server.services.logs import JsonLines
 from server.services.mailer import Compose
 from server.storage.base import Letter
-from server.web.logs import JsonLines
 from tests import databases
 from tests import jvzoo_notices as jvzoo
 from tests.conftest import OWNER_KEY, SECRET, Clock, sale_ping, subscription_ping

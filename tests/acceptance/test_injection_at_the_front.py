@@ -16,7 +16,7 @@ import pytest
 
 from server.domain.keys import license_id
 from server.domain.purchase import EventKind, PurchaseEvent
-from server.web.logs import set_up_logging
+from server.services.logs import set_up_logging
 from tests.acceptance.test_injection import (
     CANARIES,
     FORM,

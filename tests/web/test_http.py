@@ -10,9 +10,8 @@ import re
 
 import pytest
 
-from server.services import trace
-from server.web import logs
-from server.web.logs import JsonLines, masked
+from server.services import logs, trace
+from server.services.logs import JsonLines, masked
 from server.wiring import build
 from tests import databases
 from tests.conftest import SECRET, Shop, form, sale_ping, settings_for
