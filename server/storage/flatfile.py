@@ -13,8 +13,7 @@ import logging
 import os
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import islice
@@ -23,15 +22,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from server.domain.fold import fold
-from server.domain.keys import license_id
-from server.domain.license import DeviceLine, License, Wanted, devices_after
-from server.domain.purchase import Entry, email_name, name_hash
+from server.domain.license import DeviceLine, License, Wanted
+from server.domain.purchase import Entry, email_name
 from server.errors import DamagedFile, StartRefused, StorageUnavailable
 from server.storage import durable
 from server.storage.base import Finding, Found, Progress, Store, StoreState, T, Transaction, no_progress
 from server.storage.history import DEVICES, HistoryIndex, read_index, write_index
 from server.storage.inspection import inspect_folder
+from server.storage.known import Known
 from server.storage.letterbox import FileLetterBox
 from server.storage.limits import LimitTable
 from server.storage.log import RESTORE, START, ChainedLog, Mark, Rewound
@@ -51,7 +49,6 @@ _MOVE = "Move DATA_DIR to a disk that knows flock"
 _VERIFY_UP_TO = 16 << 20
 _READ_AT_ONCE = 8 << 20
 _LOOK_AGAIN = 1.0  # seconds until readers look again whether a damaged file was mended: each look reads the whole view
-_DERIVED = ("_view", "_view_seen", "_index", "_changed", "_recent", "_recent_lines", "_count")
 
 
 class Written(NamedTuple):
@@ -88,10 +85,7 @@ class FlatFileStore(Store):
         self._folder_lock = durable.FolderLock(folder / "folder.lock", PATIENCE)
         self._view_lock = durable.BooksLock(folder / "view.lock", PATIENCE)
         self._memory = threading.RLock()
-        self._view: View | EmptyView = EmptyView()
-        self._view_seen: tuple[int, int, int] | None = None  # the file that was looked into last, damaged or not
-        self._index = HistoryIndex()
-        self._forget()
+        self._known = Known(self.ledger, self.devices)
         self._counts: dict[str, Count] = {}
         self._damage: DamagedFile | None = None
         self._look_again = 0.0
@@ -159,7 +153,7 @@ class FlatFileStore(Store):
         """Take the written view and index, or start from nothing; False when they have to be written anew."""
         path = self.folder / "licenses.json"
         try:
-            self._view_seen = written.seen if written else self._view_on_disk()
+            self._known.seen = written.seen if written else self._view_on_disk()
             view: View | EmptyView = written.view if written else View(path)
             sound = True
         except (FileNotFoundError, ViewDamaged) as error:
@@ -171,8 +165,8 @@ class FlatFileStore(Store):
         self._check_covered(self.ledger, books.ledger)
         self._check_covered(self.devices, books.devices)
         self._check_nothing_is_gone()
-        self._view = view  # not before: where the logs were cut, what is known still serves
-        self._forget()
+        # not before: where the logs were cut, what is known still serves
+        self._known = Known(self.ledger, self.devices, view, self._known.seen)
         self.ledger.mark, self.devices.mark = books.ledger, books.devices
         index_fits = self._load_index(books, written.history if written else read_index(self.folder / "history.idx"))
         return sound and index_fits
@@ -222,27 +216,11 @@ class FlatFileStore(Store):
         fits = covered.ledger.seq >= books.ledger.seq and covered.devices.seq >= books.devices.seq
         for chained, mark in ((self.ledger, covered.ledger), (self.devices, covered.devices)):
             fits = fits and (not mark.position or chained.head_before(mark.position) == mark.head)
-        self._index = index if fits else HistoryIndex()
-        if not fits:
-            self._index_from_logs(books)
+        if fits:
+            self._known.index = index
+        else:
+            self._known.index_anew(books.ledger, books.devices)
         return fits
-
-    def _index_from_logs(self, books: Books) -> None:
-        """Without a fitting index: remember the places of all that the view covers."""
-        for offset, entry in self.ledger.lines():
-            if offset >= books.ledger.position:
-                break
-            self._remember(entry, offset)
-        for offset, line in self.devices.lines():
-            if offset >= books.devices.position:
-                break
-            self._place(line.license_key, offset | DEVICES)
-
-    def _forget(self) -> None:
-        self._changed: dict[str, License] = {}
-        self._recent: defaultdict[int, list[int]] = defaultdict(list)
-        self._recent_lines = 0
-        self._count = self._view.books.count
 
     def notice(self, text: str) -> None:
         log.error("storage: %s", text)
@@ -283,13 +261,13 @@ class FlatFileStore(Store):
             with suppress(Rewound, DamagedFile):
                 self._catch_up_all()
                 return
-        known = {name: getattr(self, name) for name in _DERIVED}
+        known, seen = self._known, self._known.seen
         marks = self.ledger.mark, self.devices.mark
         try:
             self._load()
             self._catch_up_all()
         except (Rewound, DamagedFile, OSError) as error:
-            self.__dict__.update(known)
+            self._known, known.seen = known, seen
             self.ledger.mark, self.devices.mark = marks
             if isinstance(error, Rewound):
                 raise OSError("a log was cut while it was read") from None
@@ -305,153 +283,54 @@ class FlatFileStore(Store):
         while (entries := self.ledger.read_new()) or (lines := self.devices.read_new()):
             news = True
             if entries:
-                self._apply_entries(entries)
+                self._known.take_entries(entries)
             else:
-                self._apply_devices(lines)
+                self._known.take_devices(lines)
         if self._is_time_to_look(news) and self._take_newer_view():
             self._catch_up_all()
 
     def _is_time_to_look(self, news: bool) -> bool:
         """Whether another process may have written a view: now and then for its counts, soon when much has changed."""
         now = time.monotonic()
-        if now < self._next_look and not (news and self._recent_lines > _RELOAD_FROM):
+        if now < self._next_look and not (news and self._known.recent_lines > _RELOAD_FROM):
             return False
         self._next_look = now + self._pace
         return True
 
-    def _apply_entries(self, entries: list[tuple[int, Entry]], folded: Mapping[str, License] | None = None) -> None:
-        for offset, entry in entries:
-            self._remember(entry, offset)
-        self._recent_lines += len(entries)
-        if folded is not None:
-            self._take_licenses(folded, {offset for offset, _ in entries})
-            return
-        done: set[int] = set()
-        fresh = dict(entries)
-        for offset, entry in entries:
-            if offset not in done:
-                history = self._history(entry.names(), fresh)
-                done.update(history)
-                self._take_licenses(fold(history.values()), fresh)
-
-    def _take_licenses(self, folded: Mapping[str, License], places: Container[int]) -> None:
-        for key, license in folded.items():
-            if key in self._changed or any(place not in places for place in self._places(key)):
-                license = self._with_devices(key, license)
-            else:  # no line before these spoke of it: it need not be looked for in the view
-                self._count += 1
-            self._changed[key] = license
-
-    def _apply_devices(self, lines: list[tuple[int, DeviceLine]]) -> None:
-        for offset, line in lines:
-            self._place(line.license_key, offset | DEVICES)
-        self._recent_lines += len(lines)
-        for key in {line.license_key for _, line in lines}:
-            if license := self._find(key):
-                self._changed[key] = license.with_devices(devices_after(self._device_lines(key)))
-
-    def _with_devices(self, key: str, license: License) -> License:
-        known = self._find(key)
-        if known is None:
-            self._count += 1
-            return license.with_devices(devices_after(self._device_lines(key)))
-        return msgspec.structs.replace(
-            license,
-            hardware_id=known.hardware_id,
-            device_name=known.device_name,
-            devices=known.devices,
-            last_validation=known.last_validation,
-            validation_count=known.validation_count,
-        )
-
     # ------------------------------------------------------------------------------------------------ finding
-    def _remember(self, entry: Entry, place: int) -> None:
-        for name in (*entry.names(), entry.identity):
-            self._place(name, place)
-        if entry.email:
-            self._place(email_name(entry.email), place)
-
-    def _place(self, name: str, place: int) -> None:
-        self._recent[name_hash(name)].append(place)
-
-    def _places(self, name: str) -> Iterator[int]:
-        wanted = name_hash(name)
-        yield from dict.fromkeys([*self._index.find(wanted), *self._recent.get(wanted, ())])
-
-    def _history(self, names: Iterable[str], known: dict[int, Entry] | None = None) -> dict[int, Entry]:
-        """All entries that these names lead to, by offset: names lead to entries, and entries to further names."""
-        known, found = known or {}, {}
-        waiting = list(names)
-        seen = set(waiting)
-        while waiting:
-            name = waiting.pop()
-            for place in self._places(name):
-                if place & DEVICES or place in found:
-                    continue
-                entry = known.get(place) or self.ledger.line_at(place)
-                linked = entry.names()
-                if name in linked:
-                    found[place] = entry
-                    waiting += [other for other in linked if other not in seen]
-                    seen.update(linked)
-        return dict(sorted(found.items()))
-
-    def _device_lines(self, key: str) -> list[DeviceLine]:
-        places = sorted(place for place in self._places(key) if place & DEVICES)
-        lines = (self.devices.line_at(place ^ DEVICES) for place in places)
-        return [line for line in lines if line.license_key == key]
-
-    def _find(self, key: str) -> License | None:
-        return self._changed.get(key) or self._view.find(key)
-
     def find_license(self, key: str) -> License | None:
         with self._memory:
             self.catch_up()
-            return self._find(key)
+            return self._known.find(key)
 
     def find_by_id(self, license_id_text: str) -> tuple[str, License] | None:
-        low = int(license_id_text[4:20], 16)
         with self._memory:
             self.catch_up()
-            found = dict(self._view.find_by_hash(low, low + 1))
-            found |= {key: record for key, record in self._changed.items() if name_hash(key) == low}
-        return next((pair for pair in found.items() if license_id(pair[0]) == license_id_text), None)
+            return self._known.find_by_id(license_id_text)
 
     def licenses(self, after: str = "") -> Iterator[tuple[str, License]]:
         low = int(after[4:20], 16) + 1 if after else 0
         while low < 1 << 64:
-            page, low = self._page(low)
+            with self._memory:
+                self.catch_up()
+                page, low = self._known.page(low)
             yield from page
-
-    def _page(self, low: int, size: int = 500) -> tuple[list[tuple[str, License]], int]:
-        """About `size` licenses from `low` on, and from where to go on: the view with what changed since."""
-        with self._memory:
-            self.catch_up()
-            high = 1 << 64
-            found: dict[str, License] = {}
-            for key, record in self._view.find_by_hash(low, 1 << 64):
-                if len(found) == size:
-                    high = name_hash(key)
-                    break
-                found[key] = record
-            found |= {key: record for key, record in self._changed.items() if low <= name_hash(key) < high}
-        return sorted(found.items(), key=lambda pair: name_hash(pair[0])), high
 
     def licenses_of(self, email: str) -> list[tuple[str, License]]:
         """It may own few of those in whose purchases it was ever named."""
         name = email_name(email)
         with self._read_whole():
-            keys = (key for told in self._purchases_of(name) for entry in told for key in entry.license_keys)
-            found = {key: self._find(key) for key in keys}
+            keys = (key for told in self._known.purchases_of(name) for entry in told for key in entry.license_keys)
+            found = {key: self._known.find(key) for key in keys}
         return [(key, license) for key, license in found.items() if license and email_name(license.email) == name]
 
     def purchases_of(self, email: str) -> list[list[Entry]]:
         with self._read_whole():
-            return list(self._purchases_of(email_name(email)))
+            return list(self._known.purchases_of(email_name(email)))
 
     def told_of(self, email: str) -> list[Entry]:
         with self._read_whole():
-            return [entry for _, entry in self._told_of(email_name(email))]
+            return [entry for _, entry in self._known.told_of(email_name(email))]
 
     @contextmanager
     def _read_whole(self) -> Iterator[None]:
@@ -470,25 +349,10 @@ class FlatFileStore(Store):
         self._take_damage(error)
         return StorageUnavailable(f"storage cannot be read: {error}")
 
-    def _told_of(self, name: str, but: Container[int] = ()) -> Iterator[tuple[int, Entry]]:
-        """The lines that name an address, with their places; those of these places are not read."""
-        for place in sorted(place for place in self._places(name) if not place & DEVICES):
-            if place not in but:
-                entry = self.ledger.line_at(place)
-                if entry.email and email_name(entry.email) == name:
-                    yield place, entry
-
-    def _purchases_of(self, name: str) -> Iterator[list[Entry]]:
-        seen: set[int] = set()
-        for _, entry in self._told_of(name, but=seen):
-            history = self._history(entry.names())
-            seen.update(history)
-            yield list(history.values())
-
     def find_licenses(self, wanted: Wanted, now: datetime, after: str = "", limit: int = 50) -> Found:
         with self._memory:
             self.catch_up()
-            view, changed, count = self._view, dict(self._changed), self._count
+            view, changed, count = self._known.view, dict(self._known.changed), self._known.count
         last = self.find_by_id(after) if after else None
         end = (last[1].created_date, last[0]) if last else NEWEST
         ours = [(one.created_date, key) for key, one in wanted.among(changed, now)]
@@ -508,7 +372,7 @@ class FlatFileStore(Store):
             if look:
                 self.catch_up()
             try:
-                return self._device_lines(key)
+                return self._known.device_lines(key)
             except (DamagedFile, OSError) as error:
                 if self._alone:
                     raise
@@ -519,15 +383,13 @@ class FlatFileStore(Store):
         with self._memory:
             self.catch_up()
             try:
-                return list(self._history(names).values())
+                return list(self._known.history(names).values())
             except (DamagedFile, OSError) as error:
                 raise self._unreadable(error) from error
 
     def find_event(self, identity: str) -> Entry | None:
         with self._read_whole():
-            places = [place for place in self._places(identity) if not place & DEVICES]
-            entries = [entry for entry in map(self.ledger.line_at, places) if entry.identity == identity]
-        return max(entries, key=lambda entry: entry.revision, default=None)
+            return self._known.event(identity)
 
     def scan(self, kind: type[T], newest_first: bool = False, below: int | None = None) -> Iterator[T]:
         with _readable():
@@ -572,8 +434,8 @@ class FlatFileStore(Store):
         """Take in what this process has just appended, as if it had read it."""
         self._write_trouble = None
         try:
-            self._apply_entries(entries, folded)
-            self._apply_devices(lines)
+            self._known.take_entries(entries, folded)
+            self._known.take_devices(lines)
         except (DamagedFile, OSError) as error:  # it is on disk all the same
             self._take_damage(error)
 
@@ -621,11 +483,12 @@ class FlatFileStore(Store):
 
     def _view_is_behind(self) -> bool:
         """A small shop's view follows at once; a large one's when a tenth of it has changed."""
-        return self._recent_lines > (0 if self._count <= SMALL_SHOP else self._count // 10)
+        known = self._known
+        return known.recent_lines > (0 if known.count <= SMALL_SHOP else known.count // 10)
 
     def _usage_due(self) -> float:
         """Counts alone rewrite at most about a hundred licenses a second."""
-        return self._last_usage + self._count / 100
+        return self._last_usage + self._known.count / 100
 
     def _write_usage(self) -> None:
         with self._memory:
@@ -644,7 +507,7 @@ class FlatFileStore(Store):
         self._take_up_newer_view()
         with self._memory:
             self._catch_up_or_reload()
-            behind = self._recent_lines or self._usage_written
+            behind = self._known.recent_lines or self._usage_written
         if behind or force:
             self._write_view()
 
@@ -655,14 +518,14 @@ class FlatFileStore(Store):
             self._catch_up_all()
             self.ledger.ensure_synced()
             self.devices.ensure_synced()
-            view, index, changed, count = self._view, self._index, dict(self._changed), self._count
+            known, changed, count = self._known, dict(self._known.changed), self._known.count
             ledger, devices = self.ledger.mark, self.devices.mark
-            recent = list(self._recent.items())
-        usage = self._fold_usage(view, changed)
+            recent = list(known.recent.items())
+        usage = self._fold_usage(known.view, changed)
         pairs = ((name, place) for name, places in recent for place in _covered(places, ledger, devices))
-        write_index(self.folder / "history.idx", index, pairs, ledger, devices)
+        write_index(self.folder / "history.idx", known.index, pairs, ledger, devices)
         books = Books(ledger=ledger, devices=devices, usage=usage, count=count)
-        write_view(self.folder / "licenses.json", view, changed, books)
+        write_view(self.folder / "licenses.json", known.view, changed, books)
         self._take_up_written_view()
         self._last_usage, self._usage_written = time.monotonic(), False
 
@@ -676,14 +539,13 @@ class FlatFileStore(Store):
         finally:
             fresh.close()
         with self._memory:
-            self.__dict__.update({name: getattr(fresh, name) for name in _DERIVED})
-            self.ledger.mark, self.devices.mark = fresh.ledger.mark, fresh.devices.mark
+            self._known = fresh._known.hand_over(self.ledger, self.devices)
             self._catch_up_all()
 
     def _take_newer_view(self) -> bool:
         """Where another process has written the view, what it covers need not be kept in memory any more."""
         found = self._view_on_disk()
-        if found is None or found == self._view_seen:
+        if found is None or found == self._known.seen:
             return False
         if found[1] > _READ_AT_ONCE:
             self._newer_waits = True  # until nobody waits for an answer
@@ -694,7 +556,7 @@ class FlatFileStore(Store):
     def _take_up_newer_view(self) -> None:
         """Under the view's lock: as `_take_newer_view`, of any size."""
         self._newer_waits = False
-        if self._view_on_disk() not in (None, self._view_seen):
+        if self._view_on_disk() not in (None, self._known.seen):
             self._take_up_written_view()
 
     def _view_on_disk(self) -> tuple[int, int, int] | None:
@@ -723,12 +585,11 @@ class FlatFileStore(Store):
     def rebuild(self) -> int:
         with self._view_lock.held():
             with self._memory:
-                self._view, self._view_seen, self._index = EmptyView(), self._view_on_disk(), HistoryIndex()
-                self._forget()
+                self._known = Known(self.ledger, self.devices, seen=self._view_on_disk())
                 self.ledger.mark = self.devices.mark = Mark()
                 self._catch_up_all()
             self._write_view()
-        return self._view.books.count
+        return self._known.view.books.count
 
     # ------------------------------------------------------------------------------------------------ health
     def state(self, probe: bool = False) -> StoreState:
@@ -740,10 +601,10 @@ class FlatFileStore(Store):
         return StoreState(
             kind="flat files",
             trouble=trouble,
-            licenses=self._count,
+            licenses=self._known.count,
             ledger_lines=self.ledger.mark.seq,
             view=self._view_trouble,
-            behind=self._recent_lines,
+            behind=self._known.recent_lines,
             notices=tuple(self._notices),
         )
 

@@ -61,7 +61,7 @@ def leave(shop: BackRoom) -> dict[str, Any]:
     """Close the shop with all that is mapped; its licenses."""
     found = records(shop.store)
     shop.store.close()
-    shop.store._index = HistoryIndex()
+    shop.store._known.index = HistoryIndex()
     return found
 
 

@@ -14,6 +14,8 @@ import pytest
 from server.domain.purchase import EventKind, PurchaseEvent
 from server.errors import Conflict, NotFound, Unprocessable
 from server.storage import flatfile
+from server.storage.history import DEVICES
+from server.storage.known import Known
 from tests.storage.backroom import NOW, BackRoom, chain, counted, event, from_logs, records, room_for, sale, written
 
 PLATFORM = (
@@ -203,25 +205,25 @@ def is_broken() -> bool:
 
 
 def test_mutant_a_device_log_that_is_not_taken_in_is_caught(monkeypatch):
-    monkeypatch.setattr(flatfile.FlatFileStore, "_apply_devices", lambda self, lines: None)
+    monkeypatch.setattr(Known, "take_devices", lambda self, lines: None)
     assert is_broken()
 
 
 def test_mutant_a_history_without_what_is_linked_is_caught(monkeypatch):
-    def only_named(self: Any, names: Any, known: Any = None) -> Any:
+    def only_named(self: Any, names: Any, fresh: Any = None) -> Any:
         found = {}
         for name in names:
-            for place in self._places(name):
-                if not place & flatfile.DEVICES:
-                    found[place] = (known or {}).get(place) or self.ledger.line_at(place)
+            for place in self.places(name):
+                if not place & DEVICES:
+                    found[place] = (fresh or {}).get(place) or self.ledger.line_at(place)
         return dict(sorted(found.items()))
 
-    monkeypatch.setattr(flatfile.FlatFileStore, "_history", only_named)
+    monkeypatch.setattr(Known, "history", only_named)
     assert is_broken()
 
 
 def test_mutant_a_view_that_forgets_what_it_was_made_from_is_caught(monkeypatch):
-    monkeypatch.setattr(flatfile.FlatFileStore, "_load_index", lambda self, books: None)
+    monkeypatch.setattr(flatfile.FlatFileStore, "_load_index", lambda self, books, index: True)
     assert is_broken()
 
 

@@ -100,9 +100,9 @@ def test_a_large_view_of_another_process_is_taken_up_outside_of_requests(tmp_pat
         books.append([sold(number) for number in range(5)])
     one.tidy(force=True)
     assert other.state().licenses == 5
-    assert other._recent_lines == 5  # a request has seen that there is a newer view, and left it alone
+    assert other._known.recent_lines == 5  # a request has seen that there is a newer view, and left it alone
     other.tidy()
-    assert other._recent_lines == 0
+    assert other._known.recent_lines == 0
     assert records(other) == records(one)
     assert other.tidy() is None
     one.close()

@@ -17,7 +17,7 @@ from server.domain.purchase import CHARGES, Entry, EventKind, PurchaseEvent
 from server.services import sending
 from server.services.license_manager import LicenseManager
 from server.services.mailer import ServerUnreachable
-from server.storage import flatfile
+from server.storage import known
 from server.storage.base import Letter
 from tests.services.mail_room import Clock, Shop
 from tests.storage.backroom import NOW, BackRoom, chain, records, room_for
@@ -186,7 +186,7 @@ def test_mutant_devices_ordered_by_the_clock_are_caught(monkeypatch):
     def by_clock(lines: list[DeviceLine]) -> Any:
         return real(sorted(lines, key=lambda line: line.timestamp))
 
-    monkeypatch.setattr(flatfile, "devices_after", by_clock)
+    monkeypatch.setattr(known, "devices_after", by_clock)
     with room_for() as folder:
         found, expected = bound_and_freed(folder, 0)
         assert found != expected

@@ -15,7 +15,7 @@ import pytest
 
 from server.errors import DamagedFile, StorageUnavailable
 from server.storage import durable, log
-from server.storage.flatfile import FlatFileStore
+from server.storage.known import Known
 from tests.conftest import Clock, Shop, sale_ping
 from tests.storage.backroom import BackRoom, chain, letter, open_descriptors, records, room_for
 from tests.torture.account import Torture
@@ -378,7 +378,7 @@ def test_books_that_cannot_be_taken_in_are_read_anew():
         assert reader.code(key) == "VALID"
         writer.refund("s1")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(FlatFileStore, "_history", failing(errno.EIO))
+            patch.setattr(Known, "history", failing(errno.EIO))
             assert reader.code(key) == "VALID"
             assert writer.store.find_license(key).inactive_reason == "refunded"
             with pytest.raises(StorageUnavailable, match=r"storage cannot be read: .*Input/output error"):
@@ -391,7 +391,7 @@ def test_a_writer_that_cannot_take_in_its_own_line_reads_it_anew():
         room = BackRoom(folder)
         room.sell("s1")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(FlatFileStore, "_apply_entries", failing(errno.EIO))
+            patch.setattr(Known, "take_entries", failing(errno.EIO))
             assert room.sell("s3") == KEYS["s3"]
         assert room.code(KEYS["s3"]) == "VALID"
         assert room.sell("s3") == KEYS["s3"]

@@ -280,9 +280,9 @@ def test_mutant_mtime_cache_is_caught(monkeypatch):
 def test_mutant_two_logs_read_one_after_the_other_is_caught(monkeypatch):
     def catch_up_all(self: FlatFileStore) -> None:
         while entries := self.ledger.read_new():
-            self._apply_entries(entries)
+            self._known.take_entries(entries)
         while lines := self.devices.read_new():
-            self._apply_devices(lines)
+            self._known.take_devices(lines)
 
     monkeypatch.setattr(FlatFileStore, "_catch_up_all", catch_up_all)
     with room_for() as folder:

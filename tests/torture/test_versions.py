@@ -17,7 +17,7 @@ from server.domain.license import DeviceLine, License
 from server.domain.purchase import Entry
 from server.errors import DamagedFile
 from server.services import fulfilment, seats
-from server.storage import durable, flatfile, letterbox, log, view
+from server.storage import durable, flatfile, known, letterbox, log, view
 from server.storage.base import Letter
 from server.storage.letterbox import FileLetterBox
 from tests.storage.backroom import BackRoom, chain, letter, records, room_for, written
@@ -59,7 +59,7 @@ def newer_version() -> Iterator[pytest.MonkeyPatch]:
         patch.setattr(flatfile, "Entry", NewerEntry)
         patch.setattr(flatfile, "DeviceLine", NewerDeviceLine)
         patch.setattr(flatfile, "Books", NewerBooks)
-        patch.setattr(flatfile, "fold", newer_fold)
+        patch.setattr(known, "fold", newer_fold)
         patch.setattr(fulfilment, "Entry", partial(NewerEntry, gift_to="Eve"))
         patch.setattr(fulfilment, "fold", newer_fold)
         patch.setattr(seats, "DeviceLine", partial(NewerDeviceLine, system="Haiku"))
