@@ -1,5 +1,5 @@
-"""The commands of the guides, as far as they can be held against the program: each names a script, a command and options
-that there are. And how .venv is made without a start."""
+"""The commands of the guides, as far as they can be held against the program: each names a script, a command and
+options that there are. And how .venv is made without a start."""
 
 from __future__ import annotations
 
