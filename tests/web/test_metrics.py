@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from server.storage.tallies import Tallies
 from server.web.measured import COUNTERS, GAUGES, HISTOGRAMS
+from tests import databases
 from tests.conftest import OWNER_KEY, Shop, sale_ping
 
 
@@ -215,6 +216,21 @@ def test_who_was_killed_while_taking_up_counts_nothing_twice(tmp_path):
     assert counted(tmp_path) == {("x",): [5.0]}
     assert not (tmp_path / "of-1-a.json").exists()
     assert counted(tmp_path) == {("x",): [5.0]}
+
+
+def test_machines_on_one_database_count_each_for_itself_and_tell_the_same_books(tmp_path, clock):
+    url = databases.url_for(tmp_path)
+    one, other = (Shop(tmp_path / name, clock, database_url=url) for name in ("one", "other"))
+    key = one.sale()
+    for shop in (one, other, other):
+        shop.code(key)
+    first, second = told(one), told(other)
+    assert (first["verdicts_total", "VALID"], second["verdicts_total", "VALID"]) == (1, 2)
+    assert (first["webhooks_total", "issued", "gumroad"], second["webhooks_total", "issued", "gumroad"]) == (1, 0)
+    for found in (first, second):
+        assert (found["ledger_lines",], found["licenses",], found["check", "storage"]) == (1, 1, 1)
+    for shop in (one, other):
+        shop.services.close()
 
 
 def worker(folder, number: float) -> Tallies:
