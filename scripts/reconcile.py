@@ -163,17 +163,16 @@ def read_all(platform: str, statement: Statement, since: datetime) -> Sequence[P
 
 # ---------------------------------------------------------------------------------------------------- over HTTP
 def ask_in_steps(url: str, platform: str, asked: dict[str, Any]) -> dict[str, Any]:
-    """The service works for seconds and is asked again until it is done; what it repaired is added up."""
-    done = pages = idle = 0
+    """The service works for seconds and is asked again until it is done."""
+    done = idle = 0
     with progress(f"{platform}, at {url}") as tick:
         while idle < IDLE_STEPS:
             report = ask_service(url, f"/reconcile/{platform}", asked)
-            done += report["repaired"]
             if report["state"] == "done":
-                return report | {"repaired": done}
-            gets_on = report["repaired"] > 0 or report["pages"] > pages
-            idle, pages = 0 if gets_on else idle + 1, report["pages"]
-            tick(pages, 0)
+                return report
+            by_now = report["pages"] + report["asked"] + report["repaired"]
+            idle, done = 0 if by_now > done else idle + 1, by_now
+            tick(done, 0)
             time.sleep(max(report["wait"], idle**2))
     raise KeyledgerError(f"{platform} does not answer {url}: start again later, it goes on where it stopped")
 
@@ -192,7 +191,7 @@ def tell_report(report: dict[str, Any], form: str | None) -> None:
         for line in [*notes, report["verdict"]]:
             click.echo(plain(line))
     if report["unchecked"]:
-        complain(f"{report['unchecked']} had to be asked about one by one, and were not: run it again")
+        complain(f"{report['unchecked']} had to be asked about one by one, and there was no answer: run it again")
     sys.exit(FINDINGS if report["left"] else 0)
 
 

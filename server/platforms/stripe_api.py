@@ -18,7 +18,7 @@ from server.platforms import stripe_objects as objects
 from server.platforms import stripe_reversals as reversals
 from server.platforms.base import Page
 from server.platforms.document import Document
-from server.platforms.web_client import RateLimited, is_loopback
+from server.platforms.web_client import PATIENT, RateLimited, is_loopback
 
 if TYPE_CHECKING:
     from stripe import StripeClient
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 QUICK = (1.5, 2.0)  # seconds to connect and to answer, while a webhook waits
-PATIENT = (10.0, 60.0)
 
 
 class StripeApi:
@@ -103,7 +102,7 @@ class StripeApi:
 
     @cached_property
     def _patient(self) -> StripeClient:
-        return stripe_client(self._key, self._base, PATIENT, retries=3)
+        return stripe_client(self._key, self._base, PATIENT, retries=0)  # who lists is patient himself
 
     @cached_property
     def _quick(self) -> StripeClient:

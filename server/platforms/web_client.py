@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from httpx import Client, Response
 
 QUICK = (1.5, 2.0)  # seconds to connect and to answer, while a webhook waits
-PATIENT = (10.0, 60.0)
+PATIENT = (3.0, 17.0)  # of a page of a list, which has to fit into a step of a reconciliation over HTTP
 LARGEST = 16 * 1024 * 1024
 PAUSE = 5.0  # seconds after a 429 that does not say how long
 

@@ -50,6 +50,8 @@ from server.storage.base import Progress, Store, no_progress
 
 JUST_NOW = timedelta(hours=1)  # in which the two may differ because one of them is still on its way
 _WENT_BACK = frozenset({EventKind.REFUND, EventKind.DISPUTE_LOST})
+Answer = Sequence[PurchaseEvent]
+Ask = Callable[[str, Callable[[], Answer]], Answer]  # what it is about, and how it is asked
 
 
 class Kind(StrEnum):
@@ -109,13 +111,14 @@ class Reconciliation:
         inquiries: Inquiries,
         clock: Callable[[], datetime],
         sleep: Sleep = time.sleep,
-        is_late: Callable[[], bool] = lambda: False,
+        ask: Ask | None = None,
     ) -> None:
-        """Nothing more is asked one by one when it is late."""
-        self._store, self._fulfilment, self._inquiries, self._is_late = store, fulfilment, inquiries, is_late
-        self._repair, self._clock, self._sleep = Repair(store, fulfilment, inquiries), clock, sleep
+        """`ask` has an answer to what is asked one by one, or raises PlatformUnreachable."""
+        self._store, self._fulfilment, self._inquiries = store, fulfilment, inquiries
+        self._repair, self._clock = Repair(store, fulfilment, inquiries), clock
+        self._ask = ask or (lambda about, question: patiently(question, sleep))
         self.unchecked = 0
-        self._payments: dict[str | None, PurchaseEvent] = {}  # what was traced; several events may be about one
+        self._answers: dict[str, Answer] = {}  # several events may be about one payment
 
     def compare(
         self,
@@ -133,7 +136,7 @@ class Reconciliation:
         `without_quantity` are the events that do not tell how many were sold, `as_of` is when the record was made.
         """
         self.unchecked = 0
-        self._payments = {}
+        self._answers = {}
         record = [self._fulfilment.ordered(event) for event in record]
         told = Record(record, self._is_mapped, (since, until), without_quantity)
         found = {drift.name: drift for drift in self._suspicious(record)}
@@ -145,9 +148,15 @@ class Reconciliation:
             found.setdefault(drift.name, drift)
         return list(found.values())
 
-    def repair(self, drifts: Sequence[Drift], progress: Progress = no_progress, most: int | None = None) -> None:
-        """Write what is missing or was told differently, at most so many. Done twice it does nothing: each difference
-        is looked at again before anything is written. Raises StorageUnavailable.
+    def repair(self, drifts: Sequence[Drift], progress: Progress = no_progress) -> None:
+        """All that can be, see `repairing`."""
+        number = sum(drift.can_be_repaired for drift in drifts)
+        for done, _ in enumerate(self.repairing(drifts), 1):
+            progress(done, number)
+
+    def repairing(self, drifts: Sequence[Drift]) -> Iterator[Drift]:
+        """Write what is missing or was told differently, each before it is given. Done twice it does nothing: each
+        difference is looked at again before anything is written. Raises StorageUnavailable.
 
         What went back comes first, so that nobody is mailed the key of a sale that was refunded long ago.
         """
@@ -155,13 +164,12 @@ class Reconciliation:
         for drift in drifts:
             if drift.event is not None and drift.kind is Kind.MISMATCH:
                 fields[drift.event.identity].add(drift.field)
-        repairable = [drift for drift in drifts if drift.can_be_repaired]
-        for done, drift in enumerate(sorted(repairable, key=_is_charge)[:most], 1):
+        for drift in sorted((drift for drift in drifts if drift.can_be_repaired), key=_is_charge):
             if drift.event is not None and drift.kind is Kind.MISMATCH:
                 self._repair.correct(drift.event, fields.pop(drift.event.identity, set()))
             elif drift.event is not None:
                 self._repair.tell(drift.event, drift.tells_quantity)
-            progress(done, len(repairable))
+            yield drift
 
     # ------------------------------------------------------------------------------------------------ their record
     def _suspicious(self, record: Iterable[PurchaseEvent]) -> Iterator[Drift]:
@@ -186,16 +194,10 @@ class Reconciliation:
     def _traced(self, event: PurchaseEvent, told: Record) -> Iterator[Drift]:
         """Money that went back of a payment that neither side names: it may have paid a renewal that was charged
         before this time, so its platform is asked."""
-        if event.sale_id not in self._payments:
-            if self._is_late():
-                self.unchecked += 1
-                return
-            try:
-                self._payments[event.sale_id] = patiently(lambda: self._inquiries.trace(event), self._sleep)
-            except PlatformUnreachable:
-                self.unchecked += 1
-                return
-        traced = self._payments[event.sale_id]
+        answer = self._answer(f"payment {event.sale_id}", lambda: [self._inquiries.trace(event)])
+        if answer is None:
+            return
+        (traced,) = answer
         event = msgspec.structs.replace(event, inquiry=None, links=traced.links, subscription_id=traced.subscription_id)
         history = self._store.history(event.names())
         if charges_about(event, history):
@@ -251,25 +253,27 @@ class Reconciliation:
         if not active or told.names(*names_of(charges_about(entry, history, CHARGES | {EventKind.IGNORED}))):
             return
         found = self._looked_up(entry)
-        if found == []:
+        if found is not None and not found:
             ours = f"{entry.event} {entry.price or ''} {entry.currency or ''}".strip()
             yield Drift(kind=Kind.UNPAID, sale_id=entry.sale_id, email=entry.email, ours=ours, license_keys=active)
         for event in found or ():
             if event.event not in CHARGES:
                 yield from _reversal(event, history, told)
 
-    def _looked_up(self, entry: Entry) -> list[PurchaseEvent] | None:
+    def _looked_up(self, entry: Entry) -> Answer | None:
         """Asked for one by one, since a list leaves out what a gift's receiver got; None where there was no answer."""
         if not self._inquiries.can_look_up(entry):
             return None if _is_free(entry) else []  # nothing was to be paid for it
-        if self._is_late():
-            self.unchecked += 1
-            return None
-        try:
-            return patiently(lambda: self._inquiries.look_up(entry), self._sleep)
-        except PlatformUnreachable:
-            self.unchecked += 1
-            return None
+        return self._answer(f"sale {entry.identity}", lambda: self._inquiries.look_up(entry))
+
+    def _answer(self, about: str, question: Callable[[], Answer]) -> Answer | None:
+        if about not in self._answers:
+            try:
+                self._answers[about] = self._ask(about, question)
+            except PlatformUnreachable:
+                self.unchecked += 1
+                return None
+        return self._answers[about]
 
 
 # ---------------------------------------------------------------------------------------------------- money back

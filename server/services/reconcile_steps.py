@@ -1,24 +1,25 @@
 """A reconciliation in steps that each take seconds, for who asks over HTTP: again and again, until it is done.
 
-Between the steps stands what was read of the platform's record, in the data folder. What was repaired is in the ledger,
-and the next step finds the rest.
+Between the steps stand what was read of the platform's record and what was done by now, in the data folder. What was
+repaired is in the ledger, and the next step finds the rest.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from server.errors import PlatformOff, PlatformUnreachable
+from server.errors import PlatformOff
 from server.platforms.base import Platform
 from server.services.fulfilment import Fulfilment
 from server.services.inquiries import Inquiries
 from server.services.order_record import record_of
 from server.services.reconcile import Drift, Reconciliation
+from server.services.reconcile_notes import Notes
 from server.services.reconcile_report import (
     FindingRow,
     Told,
@@ -34,20 +35,22 @@ from server.services.statement import Statement
 from server.storage.base import Store
 
 EARLIER = {"stripe": timedelta(days=30)}  # an invoice is listed by when it was made, and may be paid weeks later
-STEP = 8.0  # seconds after which a step begins nothing new: a worker answers for 30 at most
-REPAIRS = 100  # of one step: each is synced
+STEP = 6.0  # seconds after which a step begins nothing new: a worker answers for 30 at most, a page takes 20
+REPAIRS, REPAIRING = 100, 5.0  # of one step, in number and seconds: each is synced, and some are asked about
 
 
 class Report(TypedDict):
     """Come again with the same words while `state` is not done, after `wait` seconds.
 
-    `pages` of the platform's record were read by now. `findings` are what differs, or differed before this step
-    repaired it, `left` how many are left. `unchecked` had to be asked about one by one: no time, or no answer.
+    By now `pages` of the platform's record were read, `asked` questions asked one by one, `repaired` findings repaired.
+    `findings` are what differs, or differed before any step repaired it, `left` how many are left. To `unchecked`
+    questions there was no answer.
     """
 
-    state: Literal["reading", "repairing", "done"]
+    state: Literal["reading", "asking", "repairing", "done"]
     wait: int
     pages: int
+    asked: int
     compared: int
     repaired: int
     left: int
@@ -93,60 +96,84 @@ class ReconcileSteps:
             try:
                 for pages in statement.reading(since - EARLIER.get(platform, timedelta(0))):
                     if self._seconds() >= deadline:
-                        return _reading(pages, 0)
+                        return _going_on("reading", pages)
             except _ComeAgain as rest:
-                return _reading(pages, max(1, math.ceil(rest.seconds)))
-            report = self._compare(platform, statement, since, until, is_applied, deadline)
+                return _going_on("reading", pages, rest)
+            notes = Notes(statement.notes, _come_again, lambda: self._seconds() >= deadline)
+            try:
+                report = self._compare(platform, statement, notes, since, until, is_applied, deadline)
+            except _ComeAgain as rest:
+                return _going_on("asking", statement.pages, rest, notes)
             if report["state"] == "done":
                 statement.forget()
-            return report | {"pages": statement.pages}
+            return report
 
     def _compare(
         self,
         platform: str,
         statement: Statement,
+        notes: Notes,
         since: datetime,
         until: datetime | None,
         is_applied: bool,
         deadline: float,
     ) -> Report:
-        def is_late() -> bool:
-            return self._seconds() >= deadline
-
-        books = Reconciliation(self._store, self._fulfilment, self._inquiries, self._clock, _no_rest, is_late)
+        books = Reconciliation(self._store, self._fulfilment, self._inquiries, self._clock, ask=notes.ask)
 
         def compare() -> list[Drift]:
             return books.compare(platform, statement.events, since, until, as_of=statement.begun)
 
         drifts = left = compare()
-        if is_applied and any(drift.can_be_repaired for drift in drifts):
-            books.repair(drifts, most=REPAIRS)
+        if is_applied and self._repair(books, drifts, notes):
+            if self._seconds() >= deadline:
+                return _going_on("repairing", statement.pages, notes=notes)
             left = compare()
-        told = Told(platform, since, statement.events, drifts, left, is_applied)
-        done = repaired(told)
+        found = (notes.repaired if is_applied else {}) | {drift.name: drift for drift in drifts}
+        told = Told(platform, since, statement.events, [*found.values()], left, is_applied)
         is_repaired = told.is_repaired()
-        goes_on = is_applied and done > 0 and any(drift.can_be_repaired for drift in left)
+        goes_on = is_applied and any(_is_untried(drift, notes) for drift in left)
         return {
             "state": "repairing" if goes_on else "done",
             "wait": 0,
-            "pages": 0,
+            "pages": statement.pages,
+            "asked": notes.asked,
             "compared": len(statement.events),
-            "repaired": done,
+            "repaired": repaired(told),
             "left": len(findings(left)),
             "unchecked": books.unchecked,
-            "findings": [row_of(drift, is_applied, is_repaired(drift)) for drift in findings(drifts)],
+            "findings": [row_of(drift, is_applied, is_repaired(drift)) for drift in findings(told.drifts)],
             "unmapped": unmapped(left),
             "verdict": verdict(told),
         }
 
+    def _repair(self, books: Reconciliation, drifts: Sequence[Drift], notes: Notes) -> bool:
+        """As much as a step may, of what no step tried yet. Whether there was anything."""
+        untried, until = [drift for drift in drifts if _is_untried(drift, notes)], self._seconds() + REPAIRING
+        for done, drift in enumerate(books.repairing(untried), 1):
+            notes.note_repaired(drift)
+            if done == REPAIRS or self._seconds() >= until:
+                break
+        return bool(untried)
 
-def _reading(pages: int, wait: int) -> Report:
+
+def _is_untried(drift: Drift, notes: Notes) -> bool:
+    return drift.can_be_repaired and drift.name not in notes.repaired
+
+
+def _going_on(
+    state: Literal["reading", "asking", "repairing"],
+    pages: int,
+    rest: _ComeAgain | None = None,
+    notes: Notes | None = None,
+) -> Report:
+    """Of a step that ended before there was anything to tell."""
     return {
-        "state": "reading",
-        "wait": wait,
+        "state": state,
+        "wait": math.ceil(rest.seconds) if rest else 0,
         "pages": pages,
+        "asked": notes.asked if notes else 0,
         "compared": 0,
-        "repaired": 0,
+        "repaired": len(notes.repaired) if notes else 0,
         "left": 0,
         "unchecked": 0,
         "findings": [],
@@ -157,7 +184,3 @@ def _reading(pages: int, wait: int) -> Report:
 
 def _come_again(seconds: float) -> None:
     raise _ComeAgain(seconds)
-
-
-def _no_rest(seconds: float) -> None:
-    raise PlatformUnreachable("it wants to be left alone for a while")

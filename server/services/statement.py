@@ -63,6 +63,7 @@ class Statement:
     def __init__(self, platform: Paged, folder: Path, clock: Callable[[], datetime], sleep: Sleep = time.sleep) -> None:
         self._platform, self._clock, self._sleep = platform, clock, sleep
         self._path = folder / f"reconcile-{platform.name}.jsonl"
+        self.notes = folder / f"reconcile-{platform.name}.notes.jsonl"  # of who reconciles this reading in steps
         self._lock = durable.Lock(folder / f"reconcile-{platform.name}.lock", patience=0)
         self.begun = clock()
         self.events: list[PurchaseEvent] = []
@@ -94,14 +95,15 @@ class Statement:
             self._begin(_Spool(self._platform.name, since, self.begun))
         while not pages or pages[-1].next is not None:
             pages.append(self._page(since, pages[-1].next if pages else None))
-            self._append(pages[-1])
+            append_line(self._path, pages[-1])
             yield len(pages)
         self.pages = len(pages)
         self.unreadable = sum(page.unreadable for page in pages)
         self.events = [event for page in pages for event in page.events]
 
     def forget(self) -> None:
-        self._path.unlink(missing_ok=True)
+        for path in (self._path, self.notes):
+            path.unlink(missing_ok=True)
 
     def _page(self, since: datetime, at: str | None) -> _Kept:
         page = patiently(lambda: self._platform.page(since, at), self._sleep)
@@ -127,14 +129,15 @@ class Statement:
         return pages
 
     def _begin(self, spool: _Spool) -> None:
-        """Customers are named in it: it is the owner's alone."""
-        self._path.unlink(missing_ok=True)
-        self._append(spool)
+        self.forget()
+        append_line(self._path, spool)
 
-    def _append(self, line: _Spool | _Kept) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        with open(os.open(self._path, flags, durable.PRIVATE_FILE), "ab") as file:
-            file.write(msgspec.json.encode(line) + b"\n")
+
+def append_line(path: Path, line: msgspec.Struct) -> None:
+    """Customers are named in it: it is the owner's alone."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    with open(os.open(path, flags, durable.PRIVATE_FILE), "ab") as file:
+        file.write(msgspec.json.encode(line) + b"\n")
 
 
 def _sound(lines: list[bytes]) -> list[_Kept]:

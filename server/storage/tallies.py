@@ -1,5 +1,8 @@
 """What was counted since the first start, over all processes of the service: for /metrics, and no part of the books.
 
+What is told is what stands in the files, and nothing of memory: where the disk takes no bytes counts stand still, and
+none of them goes back, whoever is asked.
+
 Counting is a look into a dictionary of the process's own. Each process leaves its counts in a file of its own, at most
 once a second and after an answer; whoever is asked for the total reads all of them, and takes up the files that ended
 processes left. prometheus_client's own way over several processes maps a file into each: that kills a process where the
@@ -92,42 +95,49 @@ class Tallies:
             raw = msgspec.json.encode(_Left([*self._counts.items()]))
         _put(self._file, raw)
 
-    def total(self) -> Counts:
-        """Of all processes; of this one alone where the folder cannot be used, and `trouble` says why."""
-        found = Counts()
-        if self._folder is not None:
-            self.leave(force=True)
-            try:
-                with durable.Lock(self._folder / "total.lock", PATIENCE).held():
-                    found = self._of_others(self._folder)
-            except (OSError, StorageUnavailable) as error:
-                self._tell(f"counts of other processes cannot be read: {error}")
-        with self._mutex:
-            _sum(found, self._counts)
-        return found
+    def total(self) -> Counts | None:
+        """What all processes left, this one its newest if the disk takes it: so whoever is asked tells the same, and
+        never less than the one before. None where it cannot be read: nothing is no step back."""
+        if self._folder is None:
+            return None
+        if self._counts and not ((own := self._own()) and own.exists()):
+            self._is_changed = True  # somebody took it away, as he may
+        self.leave(force=True)
+        try:
+            durable.make_folder(self._folder)
+            with durable.Lock(self._folder / "total.lock", PATIENCE).held():
+                return self._of_all(self._folder)
+        except (OSError, StorageUnavailable) as error:
+            self._tell(f"counts cannot be read: {error}")
+            return None
 
-    def _of_others(self, folder: Path) -> Counts:
+    def _of_all(self, folder: Path) -> Counts:
         """What the living left, and the ended: of those all is put into one file, and theirs are deleted."""
         gone, found = _read(folder / "gone.json"), Counts()
         _sum(found, dict(gone.counts))
-        ended = []
+        ended, taken = [], []
         for path in folder.glob("of-*.json"):
-            if path.name not in gone.taken and path != self._own():
+            if path.name in gone.taken:
+                taken.append(path)
+            else:
                 _sum(found, dict(_read(path).counts))
-            if path != self._own() and _has_ended(path):
-                ended.append(path)
-        if ended:
-            self._take(folder, gone, ended)
+                if _has_ended(path):
+                    ended.append(path)
+        try:
+            if ended or taken:
+                self._take(folder, gone, ended, taken)
+        except OSError as error:
+            self._tell(f"counts of ended processes cannot be put together: {error.strerror or error}")
         return found
 
-    def _take(self, folder: Path, gone: _Left, ended: list[Path]) -> None:
-        """Killed between the two steps, the next one finds in `taken` what was counted already."""
-        counts = dict(gone.counts)
-        for path in ended:
-            if path.name not in gone.taken:
+    def _take(self, folder: Path, gone: _Left, ended: list[Path], taken: list[Path]) -> None:
+        """`taken` were counted already by one who could not delete them then, or was killed before."""
+        if ended:
+            counts, names = dict(gone.counts), [path.name for path in (*taken, *ended)]
+            for path in ended:
                 _sum(counts, dict(_read(path).counts))
-        _put(folder / "gone.json", msgspec.json.encode(_Left([*counts.items()], [path.name for path in ended])))
-        for path in ended:
+            _put(folder / "gone.json", msgspec.json.encode(_Left([*counts.items()], names)))
+        for path in (*taken, *ended):
             path.unlink(missing_ok=True)
             path.with_suffix(".lock").unlink(missing_ok=True)
 
@@ -164,8 +174,9 @@ def _sum(into: Counts, counts: Mapping[Name, list[float]]) -> None:
 
 
 def _read(path: Path) -> _Left:
-    """Nothing where it is missing or cut off: counts then begin anew, as after any restart."""
-    with suppress(OSError, msgspec.MsgspecError):
+    """Nothing where it is missing or cut off: counts then begin anew, as after any restart. Raises OSError: what cannot
+    be read now would be lost for good, if it were taken for nothing."""
+    with suppress(FileNotFoundError, msgspec.MsgspecError):
         left = msgspec.json.decode(path.read_bytes(), type=_Left)
         return left if left.bounds == BOUNDS else _Left()
     return _Left()

@@ -35,6 +35,8 @@ GAUGES = {
     "letters": Measured("Letters that are kept, and open questions to platforms", ("state",)),
     "letters_oldest_seconds": Measured("Age of the oldest letter that waits"),
     "backup_age_seconds": Measured("Age of the newest backup that scripts/backup.py made; absent without one"),
-    "metrics_complete": Measured("0 where the counts of other workers are missing"),
+    "metrics_complete": Measured(
+        "0 where counts cannot be written, and stand still, or cannot be read, and are not told"
+    ),
     "build_info": Measured("1, with the version", ("version",)),
 }

@@ -47,7 +47,7 @@ class _Collected:
     def collect(self) -> Iterator[Metric]:
         from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-        counts = _unheard_of() | services().tallies.total()
+        counts = services().tallies.total()
         for name, (told, labels) in COUNTERS.items():
             counter = CounterMetricFamily(f"keyledger_{name}", told, labels=labels)
             for values, (number, *_) in _of(name, counts):
@@ -72,9 +72,13 @@ def _unheard_of() -> Counts:
     return {(WEBHOOK, platform, outcome): [0.0] for platform in services().platforms for outcome in outcomes}
 
 
-def _of(name: str, counts: Counts) -> list[tuple[tuple[str, ...], list[float]]]:
-    """What has no labels is told from the start; of most others nobody knows which there will be."""
-    found = sorted((tuple(values), numbers) for (kind, *values), numbers in counts.items() if kind == name)
+def _of(name: str, counts: Counts | None) -> list[tuple[tuple[str, ...], list[float]]]:
+    """What has no labels is told from the start; of most others nobody knows which there will be. What cannot be read
+    is not told: less than before would be a new beginning, and all that comes after it news."""
+    if counts is None:
+        return []
+    told = _unheard_of() | counts
+    found = sorted((tuple(values), numbers) for (kind, *values), numbers in told.items() if kind == name)
     has_labels = (COUNTERS | HISTOGRAMS)[name].labels
     return found if found or has_labels else [((), [0.0])]
 

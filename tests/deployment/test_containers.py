@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from server.storage.backup import default_place
 from tests.acceptance.servers import BINARIES, ROOT, Server
 
 DOCKERFILE = ROOT / "deployment" / "docker" / "Dockerfile"
@@ -74,7 +75,7 @@ def copy(source: Path, target: Path) -> None:
 def environment() -> dict[str, str]:
     """Of the ENV line, but for the folders and the address, which are those of this test."""
     given = dict(pair.split("=", 1) for line in instructions("ENV") for pair in line.split())
-    assert (given["HOST"], given["PORT"], given["DATA_DIR"]) == ("0.0.0.0", "8000", "/data")
+    assert (given["HOST"], given["PORT"], given["DATA_DIR"]) == ("0.0.0.0", "8000", "/data/books")
     return {name: value for name, value in given.items() if name not in ("PATH", "HOST", "PORT", "DATA_DIR", "HOME")}
 
 
@@ -82,7 +83,10 @@ def environment() -> dict[str, str]:
 def container(image: Path, tmp_path: Path) -> Iterator[Server]:
     (command,) = instructions("CMD")
     words = [PYTHON.get(word, word) for word in json.loads(command)]
-    running = Server(tmp_path / "data", [sys.executable, "-c", _IN_FOLDER, str(image), *words], **environment())
+    (tmp_path / "data").mkdir()
+    running = Server(
+        tmp_path / "data" / "books", [sys.executable, "-c", _IN_FOLDER, str(image), *words], **environment()
+    )
     running.env |= {"PORT": str(running.port), "HOST": "127.0.0.1"}
     running.start()
     yield running
@@ -100,9 +104,20 @@ def test_the_image_holds_all_that_it_needs_and_writes_nothing_into_itself(contai
     before = files_of(image)
     key = container.sale("s1")
     assert container.code(key, hardware_id="pc-1") == "VALID"
-    script = [sys.executable, "scripts/backup.py", "create", "--json"]
-    made = subprocess.run(script, cwd=image, env=container.env, capture_output=True, text=True, timeout=60, check=True)
-    assert json.loads(made.stdout)["sound"] is True
+
+    def backup(*words: str) -> str:
+        command = [sys.executable, "scripts/backup.py", *words]
+        return subprocess.run(
+            command, cwd=image, env=container.env, stdout=subprocess.PIPE, text=True, timeout=60, check=True
+        ).stdout
+
+    made = json.loads(backup("create", "--json"))
+    assert made["sound"] is True
+    assert Path(made["file"]).parent == container.folder.parent / "books-backups", "which is another volume"
+    container.stop()
+    backup("restore", made["file"], "--force")
+    container.start()
+    assert container.code(key, hardware_id="pc-2") == "TOO_MANY_MACHINES"
     assert files_of(image) == before
     assert not (image / ".env").exists()
 
@@ -156,6 +171,18 @@ def test_without_secrets_it_says_what_is_missing_and_how_to_make_them(image, tmp
     assert not (image / ".env").exists()
 
 
+def test_a_restore_can_put_a_folder_in_the_books_place():
+    """What a volume is mounted on cannot be renamed: it has to lie above the books and what is beside them."""
+    (line,) = instructions("VOLUME")
+    data_dir = Path(dict(pair.split("=", 1) for line in instructions("ENV") for pair in line.split())["DATA_DIR"])
+    volumes = [Path(volume) for volume in json.loads(line)]
+    assert data_dir not in volumes
+    assert data_dir.parent in volumes
+    assert default_place(data_dir) in volumes
+    (made,) = [text for text in instructions("RUN") if "install -d" in text]
+    assert set(map(str, [*volumes, data_dir])) <= set(made.split()), "each is the server's user's"
+
+
 @has("docker-compose")
 def test_compose_starts_it_closed(tmp_path):
     """By docker-compose's own reading of the file, which refuses what it does not know."""
@@ -175,10 +202,10 @@ def test_compose_starts_it_closed(tmp_path):
     assert told["user"] == "10001"
     assert (told["read_only"], told["cap_drop"], told["security_opt"]) == (True, ["ALL"], ["no-new-privileges:true"])
     assert told["environment"]["SECRET_KEY"] == "from-the-env-file"
-    assert told["environment"]["DATA_DIR"] == "/data"
+    assert told["environment"]["DATA_DIR"] == "/data/books"
     assert {(volume["type"], volume["target"]) for volume in told["volumes"]} == {
         ("volume", "/data"),
-        ("volume", "/data-backups"),
+        ("volume", "/data/books-backups"),
     }
     assert [(port["host_ip"], port["target"]) for port in told["ports"]] == [("127.0.0.1", 8000)]
     assert told["build"]["context"] == str(folder)

@@ -41,12 +41,12 @@ if NGINX is None and os.environ.get("NGINX_TESTS") != "required":
 class Proxy:
     """nginx, with the site as it is but for its ports, its certificate and where it logs."""
 
-    def __init__(self, folder: Path, server: Server) -> None:
+    def __init__(self, folder: Path, upstream: str) -> None:
         self.folder, self.plain_port, self.port = folder, free_port(), free_port()
         self.access, self.errors = folder / "access.log", folder / "error.log"
         make_certificate(folder)
         changes = {
-            "127.0.0.1:8000": f"127.0.0.1:{server.port}",
+            "127.0.0.1:8000": upstream,
             "    listen [::]:80;\n": "",
             "    listen [::]:443 ssl;\n": "",
             "listen 80;": f"listen 127.0.0.1:{self.plain_port};",
@@ -146,7 +146,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def proxy(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    running = Proxy(tmp_path_factory.mktemp("nginx"), server).start()
+    running = Proxy(tmp_path_factory.mktemp("nginx"), f"127.0.0.1:{server.port}").start()
     yield running
     running.stop()
 
@@ -264,15 +264,17 @@ def test_without_tls_a_page_is_redirected_and_a_webhook_is_not_taken(proxy):
 
 
 def test_while_the_service_is_away_platforms_are_told_to_come_again(tmp_path, server):
-    """502 is what every platform repeats; and nginx writes no secret into its log of errors."""
-    away = Server(tmp_path / "data", workers=1)  # never started
-    proxy = Proxy(tmp_path, away).start()
+    """502 is what every platform repeats; and nginx writes no secret into its log of errors, though it holds this for
+    critical: no socket at all, as a door that the system shuts, and a disk that is full."""
+    proxy = Proxy(tmp_path, f"unix:{tmp_path}/nobody").start()
     try:
         answered = proxy.call("POST", f"/api/v1/webhooks/gumroad?secret={SECRET}", b"sale_id=1")
         assert (answered.status, answered.headers["Retry-After"]) == (502, "30")
         assert answered.json["errors"][0]["code"] == "AWAY"
         too_large = proxy.call("POST", f"/api/v1/webhooks/gumroad?secret={SECRET}", b"x" * 300_000)
         assert too_large.status == 413, "nginx itself refuses it, and before anybody else sees a byte"
+        for path, size in (("/api/v1/webhooks/gumroad", 2_000_000), ("/.well-known/acme-challenge/none", 0)):
+            assert proxy.call("POST", f"{path}?secret={SECRET}", b"x" * size, plain=True).status in (404, 405, 413)
         assert len(proxy.lines(server, "/api/v1/webhooks/gumroad", 2)) == 2
         assert SECRET not in proxy.errors.read_text() + proxy.access.read_text() + (tmp_path / "main.log").read_text()
     finally:

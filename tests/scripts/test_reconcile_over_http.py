@@ -9,13 +9,14 @@ from click.testing import CliRunner
 
 from scripts import reconcile as script
 
-READING = {"state": "reading", "wait": 0, "pages": 0, "repaired": 0}
+READING = {"state": "reading", "wait": 0, "pages": 0, "asked": 0, "repaired": 0}
 DONE = {
     "state": "done",
     "wait": 0,
     "pages": 2,
+    "asked": 0,
     "compared": 2,
-    "repaired": 1,
+    "repaired": 101,
     "left": 1,
     "unchecked": 0,
     "findings": [
@@ -56,14 +57,16 @@ class Asked:
         return CliRunner().invoke(script.reconcile, arguments)
 
 
-def test_it_asks_until_the_service_is_done_and_adds_up_what_was_repaired(monkeypatch):
+def test_it_asks_until_the_service_is_done_as_long_as_that_gets_on(monkeypatch):
     rest = READING | {"wait": 7, "pages": 1}
-    asked = Asked(monkeypatch, READING | {"pages": 1}, rest, READING | {"state": "repairing", "repaired": 100}, DONE)
+    asking = READING | {"state": "asking", "pages": 2, "asked": 1}
+    repairing = asking | {"state": "repairing", "repaired": 100}
+    asked = Asked(monkeypatch, READING | {"pages": 1}, rest, asking, repairing, DONE)
     done = asked.run("--apply", "--json")
     assert json.loads(done.stdout)["repaired"] == 101
     assert done.exit_code == 1, "one is left"
-    assert asked.slept == [0, 7, 0]
-    assert asked.heard == [("/reconcile/gumroad", {"since": "2026-11-01", "until": None, "apply": True})] * 4
+    assert asked.slept == [0, 7, 0, 0]
+    assert asked.heard == [("/reconcile/gumroad", {"since": "2026-11-01", "until": None, "apply": True})] * 5
 
 
 def test_it_tells_what_was_found_as_it_does_beside_the_files(monkeypatch):

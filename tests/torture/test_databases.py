@@ -1,4 +1,4 @@
-"""Two machines' applications on one database while workers, backends and the database itself are killed; and
+"""Two machines' applications on one database while workers, all of one, backends and the database are killed; and
 connections that are cut at COMMIT, when nobody can know what became of it."""
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class Machines:
         made = [Server(folder / f"machine{n}", workers=2, DATABASE_URL=self.url) for n in range(MACHINES)]
         self.servers = [server.start() for server in made]
         self._chance, self._lock, self._count = random.Random(7), threading.Lock(), 0
-        self._deeds = itertools.cycle([self.kill_backend, self.kill_worker, self.kill_database, self.reload])
+        deeds = [self.kill_backend, self.kill_worker, self.kill_database, self.reload, self.kill_machine]
+        self._deeds = itertools.cycle(deeds)
         self.done: Counter[str] = Counter()
         self.odd: list[Answer] = []
 
@@ -94,6 +95,12 @@ class Machines:
         if workers := self._chance.choice(self.servers).workers():
             with suppress(ProcessLookupError):
                 os.kill(self._chance.choice(workers), signal.SIGKILL)
+
+    def kill_machine(self) -> None:
+        """All of an application at once; meanwhile the other one is all that answers."""
+        server = self._chance.choice(self.servers)
+        server.kill()
+        server.start()
 
     def reload(self) -> None:
         process = self._chance.choice(self.servers).process
@@ -129,7 +136,7 @@ def test_two_machines_on_a_database_that_is_killed_lose_and_double_nothing(
     deliveries = sales * DELIVERIES
     random.Random(1).shuffle(deliveries)
     keys: dict[str, str] = {}
-    with machines(tmp_path, cluster, torture.of(45, 60)) as running, ThreadPoolExecutor(CLIENTS) as clients:
+    with machines(tmp_path, cluster, 60) as running, ThreadPoolExecutor(CLIENTS) as clients:
 
         def deliver(given: tuple[int, str]) -> tuple[str, str, str]:
             number, sale_id = given
@@ -148,6 +155,7 @@ def test_two_machines_on_a_database_that_is_killed_lose_and_double_nothing(
             codes[code] += 1
         assert running.odd == [], [(answer.status, answer.body) for answer in running.odd[:3]]
         assert set(codes) <= {"VALID", "TOO_MANY_MACHINES"}, "trouble was told as an invalid license"
+        assert len(running.done) == 5
         for deed, times in running.done.items():
             torture.tried(deed, times)
             assert times >= torture.of(1, 20)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.storage.tallies import Tallies
 from server.web.measured import COUNTERS, GAUGES, HISTOGRAMS
+from tests import databases
 from tests.conftest import OWNER_KEY, Shop, sale_ping
 
 
@@ -216,6 +218,87 @@ def test_who_was_killed_while_taking_up_counts_nothing_twice(tmp_path):
     assert counted(tmp_path) == {("x",): [5.0]}
 
 
+def test_machines_on_one_database_count_each_for_itself_and_tell_the_same_books(tmp_path, clock):
+    url = databases.url_for(tmp_path)
+    one, other = (Shop(tmp_path / name, clock, database_url=url) for name in ("one", "other"))
+    key = one.sale()
+    for shop in (one, other, other):
+        shop.code(key)
+    first, second = told(one), told(other)
+    assert (first["verdicts_total", "VALID"], second["verdicts_total", "VALID"]) == (1, 2)
+    assert (first["webhooks_total", "issued", "gumroad"], second["webhooks_total", "issued", "gumroad"]) == (1, 0)
+    for found in (first, second):
+        assert (found["ledger_lines",], found["licenses",], found["check", "storage"]) == (1, 1, 1)
+    for shop in (one, other):
+        shop.services.close()
+
+
+def worker(folder, number: float) -> Tallies:
+    tallies = Tallies(folder)
+    tallies.add("x", times=number)
+    tallies.leave(force=True)
+    return tallies
+
+
+def ended(folder, number: float, name: str) -> None:
+    (folder / f"of-{name}.json").write_text(f'{{"counts": [[["x"], [{number}]]]}}')
+    (folder / f"of-{name}.lock").touch()
+
+
+def refusing(call, *names):
+    """As on a disk that takes no bytes, or deletes nothing, of files with such names."""
+
+    def refuse(path, *rest, **more):
+        if any(name in str(path) for name in names):
+            raise OSError(28, "No space left on device")
+        return call(path, *rest, **more)
+
+    return refuse
+
+
+def test_no_count_goes_back_on_a_full_disk_whoever_is_asked(tmp_path, monkeypatch):
+    """Two workers, and one that ended: nothing can be written any more, until it can."""
+    ended(tmp_path, 100, "1-a")
+    one, other = worker(tmp_path, 10), worker(tmp_path, 1)
+    with monkeypatch.context() as full:
+        full.setattr("os.open", refusing(os.open, ".tmp"))
+        told = []
+        for asked in (one, other, one, other):
+            one.add("x", times=5)
+            told.append(asked.total()[("x",)])
+        assert told == [[111.0]] * 4
+        assert one.trouble
+    assert other.total() == {("x",): [111.0]}
+    assert (one.total(), one.trouble) == ({("x",): [131.0]}, None)
+    assert other.total() == {("x",): [131.0]}
+
+
+def test_what_was_taken_up_and_cannot_be_deleted_is_counted_once(tmp_path, monkeypatch):
+    ended(tmp_path, 100, "1-a")
+    mine = worker(tmp_path, 1)
+    with monkeypatch.context() as stubborn:
+        stubborn.setattr("pathlib.Path.unlink", refusing(Path.unlink, "of-1-a.json"))
+        assert [mine.total() for _ in range(3)] == [{("x",): [101.0]}] * 3
+        (tmp_path / "of-1-a.lock").unlink()  # so that nobody can tell any more that it ended
+        ended(tmp_path, 1000, "2-b")
+        assert [mine.total() for _ in range(3)] == [{("x",): [1101.0]}] * 3
+    assert mine.total() == {("x",): [1101.0]}
+    assert len(list(tmp_path.glob("of-*.json"))) == 1
+
+
+def test_what_cannot_be_read_for_a_moment_is_not_lost_for_good(tmp_path, monkeypatch):
+    ended(tmp_path, 100, "1-a")
+    mine = worker(tmp_path, 1)
+    assert mine.total() == {("x",): [101.0]}
+    ended(tmp_path, 1000, "2-b")
+    for name in ("gone.json", "of-2-b.json", "total.lock"):
+        with monkeypatch.context() as broken:
+            broken.setattr("pathlib.Path.read_bytes", refusing(Path.read_bytes, name))
+            broken.setattr("os.open", refusing(os.open, name))
+            assert mine.total() is None, "rather nothing than less"
+    assert mine.total() == {("x",): [1101.0]}
+
+
 @pytest.mark.parametrize(
     "damage", [b"", b"\xff" * 100, b'{"counts": 1}', b'{"counts": [[["x"], [1.0]]], "bounds": [1.0]}']
 )
@@ -227,16 +310,17 @@ def test_a_damaged_file_is_left_out(tmp_path, damage):
 
 
 def test_what_cannot_be_written_stops_nobody(tmp_path, clock):
-    """A file in the folder's place: counts of this process alone, told as such."""
+    """A file in the folder's place: no counts, and it is told that they are missing."""
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "metrics").write_text("in the way")
     shop = Shop(tmp_path / "d", clock)
     assert shop.code(shop.sale()) == "VALID"
     found = told(shop)
-    assert (found["verdicts_total", "VALID"], found["metrics_complete",]) == (1, 0)
+    assert found["metrics_complete",] == 0
+    assert not [name for name in found if name[0].endswith(("_total", "_count"))]
     (tmp_path / "d" / "metrics").unlink()
-    told(shop)
-    assert told(shop)["metrics_complete",] == 1
+    found = told(shop)
+    assert (found["verdicts_total", "VALID"], found["metrics_complete",]) == (1, 1)
     assert json.loads(next((tmp_path / "d" / "metrics").glob("of-*.json")).read_text())["counts"]
 
 

@@ -8,6 +8,7 @@ from flask import Response
 
 from server.errors import Conflict, NotFound, PlatformUnreachable, Unprocessable
 from server.services.letter_writing import SHOPS
+from server.services.reconcile_report import counted
 from server.web.admin import frame
 from server.web.services import services
 
@@ -45,6 +46,12 @@ def step(platform: str) -> Response:
     except (Conflict, NotFound, PlatformUnreachable, Unprocessable) as error:
         return frame.done("/admin/webhooks", error.detail, "bad")
     if report["state"] != "done":
-        told = f"{report['pages']} pages of its record are read, {report['repaired']} findings repaired now: go on."
+        told = (
+            f"By now: {counted(report['pages'], 'page')} of its record read, {counted(report['asked'], 'question')} "
+            f"asked, {counted(report['repaired'], 'finding')} repaired. Go on."
+        )
         return frame.done(f"/admin/reconcile/{platform}", told, "watch")
-    return frame.done("/admin/webhooks", report["verdict"] or "The ledger agrees.", "bad" if report["left"] else "good")
+    told = report["verdict"] or "The ledger agrees."
+    if report["unchecked"]:
+        told += f". There was no answer to {counted(report['unchecked'], 'question')}: reconcile once more, later"
+    return frame.done("/admin/webhooks", told, "bad" if report["left"] or report["unchecked"] else "good")
