@@ -17,6 +17,7 @@ from server.storage import archive
 from server.storage.base import Letter
 from tests.conftest import CATALOGUE, sale_ping
 from tests.dashboard import OwnerBrowser, Worker, forms_of, shop_with_dashboard
+from tests.storage.backroom import sale
 
 
 @pytest.fixture
@@ -218,6 +219,25 @@ def test_a_sale_without_an_address_asks_for_one(shop, owner):
     assert answered.status_code == 422
     assert "say who gets the license" in answered.text
     assert owner.told(owner.press("/waiting", "/waiting/one", product_id="wave", email="eve@example.com"))[:4] == "Done"
+
+
+def test_many_sales_that_wait_are_shown_page_by_page_the_newest_first(shop, owner, monkeypatch):
+    monkeypatch.setattr("server.services.attention.COUNTED", 51)
+    for number in range(53):
+        shop.services.fulfilment.record([sale(f"s{number}", "G-UNKNOWN")])
+    assert "At least 52 paid sales wait for a license" in text_of(owner.get(""))
+    first = owner.get("/waiting")
+    shown = re.findall(r'aria-label="Sale (s\d+)"', first)
+    assert shown == [f"s{number}" for number in range(52, 2, -1)]
+    (path,) = re.findall(r'href="/admin(/waiting\?below=\d+)" rel="next"', first)
+    second = owner.get(path)
+    assert re.findall(r'aria-label="Sale (s\d+)"', second) == ["s2", "s1", "s0"]
+    assert "Back to the first page" in second
+    assert 'rel="next"' not in second
+    form = next(one for one in forms_of(second) if one["action"] == "/admin/waiting/one")
+    answered = owner.client.post(form["action"], data=form["fields"] | {"product_id": "wave"})
+    assert answered.headers["Location"].endswith(path)
+    assert re.findall(r'aria-label="Sale (s\d+)"', owner.get(path)) == ["s1", "s0"]
 
 
 @pytest.mark.parametrize(
