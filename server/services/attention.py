@@ -107,7 +107,8 @@ class Attention:
             todo = "Map the product in products.json, then issue what waits."
             yield Matter(kind=Kind.UNMAPPED, words=words, todo=todo, is_bad=True)
         if held:
-            words = f"{more}{_many(held, 'sale')} {'is' if held == 1 else 'are'} held, by the platform or for you to look at"
+            are = "is" if held == 1 else "are"
+            words = f"{more}{_many(held, 'sale')} {are} held, by the platform or for you to look at"
             yield Matter(kind=Kind.HELD, words=words)
 
     def _webhooks(self) -> Iterator[Matter]:

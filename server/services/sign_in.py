@@ -38,8 +38,8 @@ class Link(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Session(msgspec.Struct, frozen=True, omit_defaults=True):
     """Who is signed in. `csrf_token` has to come back with whatever changes something; `since` is the account's word
-    from the last time that all its sessions were ended, `begun` the shelf's. One that ends when it is not used lasts `until` then, and
-    `at_most` however much it is used."""
+    from the last time that all its sessions were ended, `begun` the shelf's. One that ends when it is not
+    used lasts `until` then, and `at_most` however much it is used."""
 
     email: str
     until: Moment
