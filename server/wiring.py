@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from server.domain.rate import Rate
-from server.errors import StorageUnavailable
+from server.errors import KeyledgerError, StorageUnavailable
 from server.platforms import PLATFORMS, Platform
 from server.platforms.base import Checkout
 from server.services.attention import Attention
@@ -129,7 +129,7 @@ def build(settings: Settings | None = None, clock: Clock = utc_now) -> Services:
     packages = Packages(catalogue)
     licenses = LicenseManager(store, catalogue, fulfilment, clock)
     signing = Signing(settings.signing_key)
-    figures = Figures(store, clock)
+    figures = Figures(store, clock, settings.data_dir / "figures.idx" if settings.admin_password_hash else None)
     backlog = Backlog(store, catalogue, fulfilment, figures.waiting)
     deliveries = _deliveries(settings, platforms, clock)
     outbox = Outbox(store, _mailer(settings), catalogue, inquiries, settlement, settings, clock)
@@ -183,6 +183,8 @@ def caretakers(services: Services) -> tuple[Caretaker, Caretaker]:
 
     def tidy() -> float | None:
         dues = (services.tallies.leave(), services.store.tidy())
+        with suppress(KeyledgerError, OSError):
+            services.figures.keep()
         return min((due for due in dues if due is not None), default=None)
 
     def mail() -> float | None:

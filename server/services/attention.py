@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from enum import StrEnum
+from itertools import islice
 
 import msgspec
 
@@ -20,6 +21,7 @@ from server.settings import ROOT, Settings, env_file
 from server.storage.base import Store
 
 SUSPICIOUS_FOR = timedelta(days=7)
+COUNTED = 500  # sales that wait, each looked at for 50 us
 
 
 class Kind(StrEnum):
@@ -97,14 +99,16 @@ class Attention:
             )
 
     def _waiting(self) -> Iterator[Matter]:
-        entries = self._backlog.waiting()
+        entries = list(islice(self._backlog.newest(), COUNTED + 1))
+        more = "at least " if len(entries) > COUNTED else ""
         held = sum(entry.event is EventKind.PENDING for entry in entries)
         if unmapped := len(entries) - held:
-            words = f"{_many(unmapped, 'paid sale')} {'waits' if unmapped == 1 else 'wait'} for a license"
+            words = f"{more}{_many(unmapped, 'paid sale')} {'waits' if unmapped == 1 else 'wait'} for a license"
             todo = "Map the product in products.json, then issue what waits."
             yield Matter(kind=Kind.UNMAPPED, words=words, todo=todo, is_bad=True)
         if held:
-            words = f"{_many(held, 'sale')} {'is' if held == 1 else 'are'} held, by the platform or for you to look at"
+            are = "is" if held == 1 else "are"
+            words = f"{more}{_many(held, 'sale')} {are} held, by the platform or for you to look at"
             yield Matter(kind=Kind.HELD, words=words)
 
     def _webhooks(self) -> Iterator[Matter]:

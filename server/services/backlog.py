@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -42,12 +42,17 @@ class Backlog:
         self._lines = lines or (lambda: waiting_lines(store))
 
     def waiting(self) -> list[Entry]:
-        found = []
-        for line in self._lines():
+        return list(self._entries(self._lines()))
+
+    def newest(self, below: int | None = None) -> Iterator[Entry]:
+        """The newest first, of lines before `below`; whoever stops early has looked at little."""
+        return self._entries(line for line in reversed(self._lines()) if below is None or line.seq < below)
+
+    def _entries(self, lines: Iterable[Line]) -> Iterator[Entry]:
+        for line in lines:
             entry = self.store.find_event(event_name(line.source, line.event_id))
             if entry is not None and self._is_without(entry):
-                found.append(entry)
-        return found
+                yield entry
 
     def waits(self, entry: Entry) -> bool:
         """Whether this line, the newest of its event, still waits for a license."""
@@ -74,7 +79,7 @@ class Backlog:
         self, name: str, email: str | None = None, customer_name: str | None = None, product_id: str | None = None
     ) -> Tried:
         """Issue one sale, by its event_id or sale id, mended by what the owner says. Raises NotFound, Unprocessable."""
-        entry = next((entry for entry in self.waiting() if name in (entry.event_id, entry.sale_id)), None)
+        entry = next(self._entries(line for line in self._lines() if name in (line.event_id, line.sale_id)), None)
         if entry is None:
             raise NotFound(f"no sale of the id {name!r} waits for a license")
         return self.complete_entry(entry, email, customer_name, product_id)

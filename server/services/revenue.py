@@ -58,10 +58,10 @@ class Charges:
     A sale that the platform disowned is none."""
 
     def __init__(self, reversals: Reversals) -> None:
-        self._newest = reversals.newest
+        self._reversals = reversals
 
     def takes(self, line: Line) -> bool:
-        if self._newest and self._newest.get(line.identity, 0) != line.revision:
+        if self._reversals.newest and not self._reversals.counts(line.identity, line.revision):
             return False
         return is_charge(line)
 

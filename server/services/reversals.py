@@ -86,6 +86,10 @@ class Reversals:
     def of_ledger(cls, store: Store) -> Reversals:
         return cls(store.scan(Reversal))
 
+    def counts(self, identity: Name, revision: int) -> bool:
+        """Whether this revision of an event is its last."""
+        return not self.newest or self.newest.get(identity, 0) == revision
+
     def stands(self, line: Reversal | Entry) -> bool:
         """Whether by this line all of a charge went back, and stayed there."""
         if self.newest.get((line.source, line.event_id), 0) != line.revision:

@@ -2,7 +2,8 @@
 
 A link is made when its letter is written and stands in no file of ours. It is good for an hour and for one use, over
 all workers; so is the end of a session. Nothing else of either is kept anywhere: they are sealed words. All sessions of
-an account end by one word on the shelf, which those begun since then know; no clock has a part in that.
+an account end by one word on the shelf, which those begun since then know; no clock has a part in that. So do all links
+and sessions by the shelf's own word, where it was damaged and nobody knows any more what was spent or ended.
 """
 
 from __future__ import annotations
@@ -26,18 +27,19 @@ _RENEW_AFTER = timedelta(minutes=1)  # a renewed cookie for each request would b
 
 
 class Link(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`license` is the public id of the one that it leads to; "" leads to the account."""
+    """`license` is the public id of the one that it leads to; "" leads to the account. `begun` is the shelf's word."""
 
     email: str
     until: Moment
     nonce: str
     license: str = ""
+    begun: str = ""
 
 
 class Session(msgspec.Struct, frozen=True, omit_defaults=True):
     """Who is signed in. `csrf_token` has to come back with whatever changes something; `since` is the account's word
-    from the last time that all its sessions were ended. One that ends when it is not used lasts `until` then, and
-    `at_most` however much it is used."""
+    from the last time that all its sessions were ended, `begun` the shelf's. One that ends when it is not
+    used lasts `until` then, and `at_most` however much it is used."""
 
     email: str
     until: Moment
@@ -45,6 +47,7 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True):
     csrf_token: str
     since: str = ""
     at_most: Moment | None = None
+    begun: str = ""
 
 
 class Links:
@@ -54,7 +57,8 @@ class Links:
 
     def make(self, email: str, license: str = "") -> str:
         """The address of a fresh link."""
-        link = Link(account_of(email), self._clock() + LINK_FOR, secrets.token_urlsafe(9), license)
+        now, nonce = self._clock(), secrets.token_urlsafe(9)
+        link = Link(account_of(email), now + LINK_FOR, nonce, license, self._shelf.begun(now))
         return f"{self._base}/portal/sign-in/{self._seal.close(link)}"
 
     def read(self, token: str) -> Link | None:
@@ -63,12 +67,14 @@ class Links:
 
     def is_open(self, link: Link) -> bool:
         now = self._clock()
-        return now < link.until and self._shelf.get(_spent(link), now) is None
+        return now < link.until and _is_known(self._shelf, link, now) and self._shelf.get(_spent(link), now) is None
 
     def spend(self, link: Link) -> bool:
         """True for the first who spends it, while it lasts."""
         now = self._clock()
-        return now < link.until and self._shelf.claim(_spent(link), link.until, now)
+        if now >= link.until or not self._shelf.claim(_spent(link), link.until, now):
+            return False
+        return _is_known(self._shelf, link, now)  # after the claim, which may be what finds the shelf damaged
 
 
 class Sessions:
@@ -93,12 +99,15 @@ class Sessions:
         since = self._shelf.get(_all_ended(email), now) or ""
         end, idle = now + self._lasts, now + self._idle if self._idle else None
         id, csrf_token = secrets.token_urlsafe(16), secrets.token_urlsafe(16)
-        session = Session(email, min(end, idle or end), id, csrf_token, since, at_most=end if idle else None)
+        known = self._shelf.begun(now)
+        session = Session(email, min(end, idle or end), id, csrf_token, since, end if idle else None, known)
         return session, self._seal.close(session)
 
     def find(self, cookie: str) -> Session | None:
         session, now = self._seal.open(cookie), self._clock()
         if session is None or now >= session.until or self._shelf.get(_ended(session), now) is not None:
+            return None
+        if not _is_known(self._shelf, session, now):
             return None
         return session if self._shelf.get(_all_ended(session.email), now) in (None, session.since) else None
 
@@ -123,6 +132,11 @@ class Sessions:
         """Every session of the account, wherever it is. The word may go when none of them would last any more."""
         now = self._clock()
         self._shelf.put(_all_ended(email), secrets.token_urlsafe(9), now + SESSION_FOR, now)
+
+
+def _is_known(shelf: Shelf, given: Link | Session, now: datetime) -> bool:
+    """Whether the shelf would still know if this was spent or ended."""
+    return shelf.begun(now) in ("", given.begun)
 
 
 def _spent(link: Link) -> str:

@@ -202,6 +202,9 @@ class OrderBook(ABC):
         """Of how many orders something was told since then that was not believed."""
 
 
+BEGUN = "begun anew"
+
+
 class Shelf(ABC):
     """Small things that all workers share and that end by themselves: tokens of platforms, spent links, sessions that
     were signed out of. Every verb raises StorageUnavailable."""
@@ -217,6 +220,11 @@ class Shelf(ABC):
     @abstractmethod
     def claim(self, name: str, until: datetime, now: datetime) -> bool:
         """True for the first who claims this name, of all processes, until its time is over."""
+
+    def begun(self, now: datetime) -> str:
+        """The word since when it knows everything; "" where it lost nothing. What was given out under another word may
+        have been spent or ended, and nobody knows."""
+        return self.get(BEGUN, now) or ""
 
 
 class Transaction(ABC):

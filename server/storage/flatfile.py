@@ -598,14 +598,19 @@ class FlatFileStore(Store):
         trouble = str(self._damage) if self._damage else durable.moved_away(self.folder) or self._write_trouble
         if probe and not self._damage:
             trouble = durable.moved_away(self.folder) or self._probe()
+        shelf, notice = None, None
+        try:
+            notice = self.shelf.notice()
+        except StorageUnavailable as error:
+            shelf = error.detail
         return StoreState(
             kind="flat files",
             trouble=trouble,
             licenses=self._known.count,
             ledger_lines=self.ledger.mark.seq,
-            view=self._view_trouble,
+            view=self._view_trouble or shelf,
             behind=self._known.recent_lines,
-            notices=tuple(self._notices),
+            notices=(*self._notices, *([notice] if notice else [])),
         )
 
     def sizes(self) -> dict[str, int]:

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path
 
@@ -74,6 +74,7 @@ def to_postgres(folder: Path, url: str, progress: Progress = no_progress) -> Mov
             raise Conflict(f"there is no {LEDGER} in {folder}: nothing was sold, or DATA_DIR is another folder")
         _refuse_damage(inspect_folder(folder, progress))
         source.tidy(force=True)
+        source.shelf.begun(datetime.now(UTC))  # a damaged one is begun anew before it is copied
         with _closed(source):
             return take_in(source, target, progress)
     finally:

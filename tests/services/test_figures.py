@@ -6,11 +6,12 @@ import random
 from datetime import timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from server.domain.license import DeviceEvent
-from server.domain.purchase import EventKind
+from server.domain.purchase import Entry, EventKind
 from server.services.figures import DAYS, Figures
-from server.services.revenue import waiting_lines
+from server.services.revenue import Line, periods, waiting_lines
 from tests.storage.backroom import NOW, BackRoom, device_line, event, sale
 
 SOLD = {"price": "29.99", "currency": "usd"}
@@ -110,35 +111,149 @@ def test_sales_that_wait_are_known_without_reading_the_ledger_again(room, figure
     assert figures.waiting() == waiting_lines(room.store)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_who_reads_on_knows_the_same_as_who_reads_all(room, figures, seed):
-    dice = random.Random(seed)
-    for step in range(60):
-        number = dice.randrange(12)
-        said = {"sale_id": f"s{number}", "occurred_at": room.now, **SOLD}
-        match dice.randrange(8):
-            case 0:
-                room.refund(f"s{number}")
-            case 1:
-                room.hear(event(EventKind.DISPUTE, f"d{step}", **said))
-            case 2:
-                room.hear(event(EventKind.DISPUTE_LOST, f"l{step}", **said))
-            case 3:
-                parted = {"price": "5.00", "refunded_total": "5.00"}
-                room.hear(event(EventKind.PARTIAL_REFUND, f"p{step}", **said | parted))
-            case 4:
-                room.hear(event(EventKind.REFUND_FAILED, f"f{step}", **said))
-            case 5:
-                room.now += timedelta(hours=dice.randrange(200))
-            case _:
-                day = room.now - timedelta(days=dice.randrange(35))
-                product = dice.choice(["G-WAVE", "G-TEAM", "G-UNKNOWN"])
-                links = (f"i{number}",) if dice.random() < 0.3 else ()
-                room.hear(sale(f"s{number}", product, **SOLD, purchase_date=day, links=links))
+@pytest.mark.parametrize("seed", range(6))
+def test_who_reads_on_or_takes_up_what_was_kept_knows_the_same_as_who_reads_all(room, figures, monkeypatch, seed):
+    """And so does the audit, which adds up the whole ledger."""
+    always_kept(monkeypatch)
+    dice, file = random.Random(seed), room.folder / "figures.idx"
+    keeping = Figures(room.store, lambda: room.now, file)
+    for step in range(80):
+        happens(room, dice, step)
         if dice.random() < 0.5:
-            fresh = Figures(room.store, lambda: room.now)
-            assert figures.told() == fresh.told()
-            assert figures.waiting() == fresh.waiting() == waiting_lines(room.store)
+            taken_up, fresh = Figures(room.store, lambda: room.now, file), Figures(room.store, lambda: room.now)
+            assert figures.told() == taken_up.told() == fresh.told()
+            assert by_day(figures) == by_audit(room)
+            assert figures.waiting() == taken_up.waiting() == fresh.waiting() == waiting_lines(room.store)
+            if dice.random() < 0.4:
+                (keeping if dice.random() < 0.5 else taken_up).keep()
+    assert file.exists()
+
+
+def always_kept(monkeypatch) -> None:
+    monkeypatch.setattr("server.services.kept_figures.BEHIND", 1)
+    monkeypatch.setattr("server.services.figures._KEEP_EVERY", 0.0)
+
+
+def happens(room: BackRoom, dice: random.Random, step: int) -> None:
+    number = dice.randrange(12)
+    said = {"sale_id": f"s{number}", "occurred_at": room.now, **SOLD}
+    match dice.randrange(10):
+        case 0:
+            room.refund(dice.choice([f"s{number}", f"i{number}"]))
+        case 1:
+            room.hear(event(EventKind.DISPUTE, f"d{step}", **said))
+        case 2:
+            room.hear(event(EventKind.DISPUTE_LOST, f"l{step}", **said))
+        case 3:
+            parted = {"price": "5.00", "refunded_total": dice.choice(["5.00", "7.00"])}
+            room.hear(event(EventKind.PARTIAL_REFUND, f"p{step}", **said | parted))
+        case 4:
+            room.hear(event(EventKind.REFUND_FAILED, f"f{step}", **said))
+        case 5:
+            room.now += timedelta(hours=dice.randrange(200))
+        case 6:
+            corrected(room, dice)
+        case _:
+            day = room.now - timedelta(days=dice.randrange(35))
+            product = dice.choice(["G-WAVE", "G-TEAM", "G-UNKNOWN"])
+            links = (f"i{number}",) if dice.random() < 0.3 else ()
+            money = dice.choice([SOLD, {"price": "119.00", "currency": "pln"}])
+            room.hear(sale(f"s{number}", product, **money, purchase_date=day, links=links))
+
+
+def corrected(room: BackRoom, dice: random.Random) -> None:
+    """A further line of an event that was told before, as when a sale that waits is completed, or that disowns it."""
+    entry = next(iter(room.store.scan(Entry, newest_first=True)), None)
+    if entry is None or entry.event != EventKind.SALE:
+        return
+    newest = room.store.find_event(entry.identity)
+    assert newest is not None
+    is_withdrawn = dice.random() < 0.5
+    price = dice.choice(["29.99", "19.99"])
+    told = replace(newest, revision=newest.revision + 1, price=price, is_withdrawn=is_withdrawn, timestamp=room.now)
+    with room.store.transaction() as books:
+        books.append([told])
+
+
+def by_day(figures: Figures) -> dict[str, list[tuple[int, int]]]:
+    """Of each currency what the days took, net, all platforms together."""
+    return {
+        one.code: [
+            (
+                sum(sums[n].purchases for sums in one.by_day.values()),
+                sum(sums[n].net_minor for sums in one.by_day.values()),
+            )
+            for n in range(DAYS)
+        ]
+        for one in figures.told().currencies
+    }
+
+
+def by_audit(room: BackRoom) -> dict[str, list[tuple[int, int]]]:
+    found: dict[str, list[tuple[int, int]]] = {}
+    for one in periods(room.store, "day", DAYS, room.now.date()):
+        found.setdefault(one.currency, []).append((one.purchases, one.net_minor))
+    return {code: days for code, days in found.items() if any(purchases for purchases, _ in days)}
+
+
+@pytest.fixture
+def kept(room, monkeypatch):
+    """What a worker kept of two sales, and the ledger has one more since."""
+    always_kept(monkeypatch)
+    file = room.folder / "figures.idx"
+    room.hear(sale("s1", **SOLD), sale("s2", "G-UNKNOWN", **SOLD))
+    Figures(room.store, lambda: room.now, file).keep()
+    room.hear(sale("s3", **SOLD))
+    return file
+
+
+def test_a_worker_reads_only_what_came_since_the_sums_were_kept(room, kept, monkeypatch):
+    read = list[int]()
+    worker, scan = Figures(room.store, lambda: room.now, kept), room.store.scan
+
+    def watched(kind, *given, **more):
+        for line in scan(kind, *given, **more):
+            if kind is Line:
+                read.append(line.seq)
+            yield line
+
+    monkeypatch.setattr(room.store, "scan", watched)
+    assert told(worker)["usd", "gumroad"] == (3, "89.97", "0.00", "89.97")
+    assert [line.sale_id for line in worker.waiting()] == ["s2"]
+    assert 1 not in read
+    room.refund("s1")
+    assert told(worker)["usd", "gumroad"] == (3, "89.97", "29.99", "59.98")
+    assert (1 not in read, kept.stat().st_mode & 0o777) == (True, 0o600)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{}\n", b"\0" * 100, b'{"seq":2,"event_id":"s9","prev":null,"form":1}\n\x80', None],
+    ids=["empty", "no place", "zeros", "another ledger", "cut"],
+)
+def test_sums_that_are_not_of_this_ledger_or_damaged_are_nothing(room, kept, content):
+    kept.write_bytes(kept.read_bytes()[:-5] if content is None else content)
+    worker = Figures(room.store, lambda: room.now, kept)
+    assert told(worker)["usd", "gumroad"] == (3, "89.97", "0.00", "89.97")
+    worker.keep()
+    assert kept.read_bytes().startswith(b'{"seq":3,')
+
+
+def test_sums_of_a_ledger_that_is_longer_than_this_one_are_nothing(room, kept, tmp_path_factory):
+    other = BackRoom(tmp_path_factory.mktemp("other"))
+    other.hear(sale("s1", **SOLD))
+    assert told(Figures(other.store, lambda: room.now, kept))["usd", "gumroad"] == (1, "29.99", "0.00", "29.99")
+
+
+def test_a_clock_that_is_set_back_reads_all_anew(room, figures, kept):
+    room.now += timedelta(days=40)
+    assert told(figures) == {}
+    assert b"s1" in kept.read_bytes()
+    Figures(room.store, lambda: room.now, kept).keep()
+    assert b"s1" not in kept.read_bytes()
+    room.now -= timedelta(days=40)
+    for worker in (figures, Figures(room.store, lambda: room.now, kept)):
+        assert told(worker)["usd", "gumroad"] == (3, "89.97", "0.00", "89.97")
 
 
 def test_the_sums_are_those_of_the_audit(room, figures):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -288,6 +288,12 @@ def test_old_doubles_in_the_books_are_moved_as_they_are(tmp_path):
     there = PostgresStore(databases.url_for(folder)).open()
     assert [finding.kind for finding in there.inspect()] == ["double"]
     assert there.rebuild() == 2
+
+
+def test_a_damaged_shelf_is_begun_anew_and_its_word_goes_along(folder, url):
+    (folder / "shelf.json").write_bytes(b"{")
+    to_postgres(folder, url)
+    assert PostgresStore(url).open().shelf.begun(datetime.now(UTC)) != ""
 
 
 def test_records_hold_no_more_than_in_the_files(folder, url):

@@ -140,17 +140,44 @@ def test_a_book_that_was_replaced_is_read_anew(counter: Counter, how: str) -> No
     assert len(chain(counter.folder / BOOK)) == len(known) + 1
 
 
-# ------------------------------------------------------------------------------------------------ a shelf that is none
-def test_a_shelf_that_is_none_is_begun_anew_loudly(counter: Counter, caplog: pytest.LogCaptureFixture) -> None:
-    shelf = counter.store.shelf
+# ------------------------------------------------------------------------------------------------ a damaged shelf
+DAMAGE = (b"", b"null", b'{"link":', b"\0" * 100, b"[" * 100_000)
+
+
+def test_a_damaged_shelf_is_begun_anew_loudly(counter: Counter, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever was given something before it is known by the word that he does not have."""
+    shelf, words = counter.store.shelf, [""]
     assert shelf.claim("link", LATER, NOW)
-    for content in (b"", b"null", b'{"link":', b"\0" * 100, b"[" * 100_000):
+    assert shelf.begun(NOW) == ""
+    for content in DAMAGE:
         (counter.folder / "shelf.json").write_bytes(content)
+        assert counter.store.state().view.startswith("shelf.json is damaged: ")
         with caplog.at_level(logging.ERROR):
-            assert shelf.claim("link", LATER, NOW)
-        assert "shelf.json cannot be read" in caplog.text
+            words += [shelf.begun(NOW)]
+        assert "shelf.json is damaged" in caplog.text
+        assert shelf.claim("link", LATER, NOW)
         assert not shelf.claim("link", LATER, NOW)
+        assert shelf.begun(NOW) == opened(counter.folder).shelf.begun(NOW) == words[-1]
+        told = f"shelf.json was damaged at {NOW:%Y-%m-%dT%H:%M:%SZ}: everybody was signed out, and links"
+        assert [notice for notice in opened(counter.folder).state().notices if notice.startswith(told)]
+        assert counter.store.state().view is None
+    assert len(set(words)) == 1 + len(DAMAGE)
     assert (counter.folder / "shelf.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_no_byte_of_a_shelf_changes_unseen(counter: Counter) -> None:
+    """Or a name is another's, and what was ended under the one before is good again."""
+    shelf, file = counter.store.shelf, counter.folder / "shelf.json"
+    shelf.put("session", "word", LATER, NOW)
+    whole = file.read_bytes()
+    for place in range(len(whole)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert shelf.get("session", NOW) == "word" or shelf.begun(NOW), place
+
+
+def test_a_shelf_of_an_older_version_is_read(counter: Counter) -> None:
+    (counter.folder / "shelf.json").write_bytes(b'{"link":{"value":"spent","until":"%s"}}' % LATER.isoformat().encode())
+    assert (counter.store.shelf.get("link", NOW), counter.store.shelf.begun(NOW)) == ("spent", "")
 
 
 def test_what_cannot_be_written_down_was_not_claimed(counter: Counter) -> None:

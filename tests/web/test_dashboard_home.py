@@ -15,8 +15,10 @@ from server.services import doctor
 from server.services.deliveries import Reason
 from server.storage import archive
 from server.storage.base import Letter
+from server.wiring import caretakers
 from tests.conftest import CATALOGUE, sale_ping
 from tests.dashboard import OwnerBrowser, Worker, forms_of, shop_with_dashboard
+from tests.storage.backroom import sale
 
 
 @pytest.fixture
@@ -218,6 +220,37 @@ def test_a_sale_without_an_address_asks_for_one(shop, owner):
     assert answered.status_code == 422
     assert "say who gets the license" in answered.text
     assert owner.told(owner.press("/waiting", "/waiting/one", product_id="wave", email="eve@example.com"))[:4] == "Done"
+
+
+def test_what_the_figures_rest_on_is_kept_for_workers_to_come_after_an_answer(shop, owner, monkeypatch):
+    monkeypatch.setattr("server.services.kept_figures.BEHIND", 2)
+    monkeypatch.setattr("server.wiring.threads_run", lambda: False)
+    kept = shop.folder / "figures.idx"
+    for number, is_kept in ((1, False), (2, True)):
+        shop.ping(sale_ping(f"s{number}", "ann@example.com"))
+        tidy, _ = caretakers(Worker(shop).services)
+        tidy.poke()
+        assert kept.exists() == is_kept  # one line is read sooner than a file
+    assert "59.98" in text_of(OwnerBrowser(Worker(shop)).get(""))
+
+
+def test_many_sales_that_wait_are_shown_page_by_page_the_newest_first(shop, owner, monkeypatch):
+    monkeypatch.setattr("server.services.attention.COUNTED", 51)
+    for number in range(53):
+        shop.services.fulfilment.record([sale(f"s{number}", "G-UNKNOWN")])
+    assert "At least 52 paid sales wait for a license" in text_of(owner.get(""))
+    first = owner.get("/waiting")
+    shown = re.findall(r'aria-label="Sale (s\d+)"', first)
+    assert shown == [f"s{number}" for number in range(52, 2, -1)]
+    (path,) = re.findall(r'href="/admin(/waiting\?below=\d+)" rel="next"', first)
+    second = owner.get(path)
+    assert re.findall(r'aria-label="Sale (s\d+)"', second) == ["s2", "s1", "s0"]
+    assert "Back to the first page" in second
+    assert 'rel="next"' not in second
+    form = next(one for one in forms_of(second) if one["action"] == "/admin/waiting/one")
+    answered = owner.client.post(form["action"], data=form["fields"] | {"product_id": "wave"})
+    assert answered.headers["Location"].endswith(path)
+    assert re.findall(r'aria-label="Sale (s\d+)"', owner.get(path)) == ["s1", "s0"]
 
 
 @pytest.mark.parametrize(

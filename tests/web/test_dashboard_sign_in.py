@@ -134,6 +134,14 @@ def test_signing_out_ends_it_for_every_worker(shop, owner):
     assert (status_at(shop, cookie), status_at(other, cookie), status_at(Worker(shop), cookie)) == (303, 303, 303)
 
 
+@pytest.mark.files
+def test_a_session_of_before_the_shelf_was_damaged_is_over(shop, owner):
+    (shop.folder / "shelf.json").write_bytes(b"{")
+    assert status_at(shop, cookie_of(owner)) == 303
+    again = OwnerBrowser(shop)
+    assert status_at(shop, cookie_of(again)) == 200
+
+
 def test_signing_in_again_ends_the_session_of_before(shop, owner):
     before = cookie_of(owner)
     owner.sign_in()

@@ -257,6 +257,28 @@ def test_a_full_disk_signs_nobody_in_and_spends_nothing(shop, monkeypatch):
     assert shop.client.post(path).status_code == 303
 
 
+@pytest.mark.files
+def test_what_was_given_before_the_shelf_was_damaged_is_good_no_more_and_the_owner_is_told(shop, clock):
+    shop.sale(email=ANN)
+    ended, kept, path, spent = shop.sign_in(ANN), shop.sign_in(ANN), shop.link(), shop.link()
+    assert shop.client.post(spent).status_code == 303
+    left = ended.cookie
+    ended.post("/portal/sign-out")
+    (shop.folder / "shelf.json").write_bytes(b"\0" * 64)
+    back = Browser(shop)
+    back.client.set_cookie("keyledger", left)
+    assert [back.ask("/me").status_code, kept.ask("/me").status_code] == [401, 401]
+    assert [shop.client.post(link).status_code for link in (spent, path)] == [410, 410]
+    again, worker = shop.sign_in(ANN), Counter(shop.folder, clock)
+    assert again.ask("/me").status_code == 200
+    (told,) = worker.client.get("/health").json["checks"]["licenses_file"]["mended"]
+    assert told.startswith("shelf.json was damaged at ")
+    assert "everybody was signed out" in told
+    clock.forward(days=13)
+    assert again.ask("/me").status_code == 200
+    assert [back.ask("/me").status_code, kept.ask("/me").status_code] == [401, 401]
+
+
 def test_a_key_that_is_replaced_is_still_believed_and_one_that_is_gone_is_not(shop, clock):
     shop.sale(email=ANN)
     path, browser = shop.link(), shop.sign_in()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Annotated
 
 import msgspec
@@ -10,16 +11,25 @@ from flask import Response
 from server.domain.purchase import EventKind
 from server.services.backlog import Tried
 from server.web.admin import frame
+from server.web.admin.purchases import PAGE, Seq
 from server.web.licenses import Email, Name, Text
+from server.web.responses import query_of
 from server.web.services import services
 
 blueprint = frame.room("waiting", place="purchases")
 
 
+class Query(msgspec.Struct, frozen=True, kw_only=True):
+    """`below` is the line to go on below."""
+
+    below: Seq = 0
+
+
 class OneForm(msgspec.Struct, frozen=True, kw_only=True):
-    """One sale, by its event, mended by what is said here."""
+    """One sale, by its event, mended by what is said here; `below` is the page on which it stood."""
 
     event_id: Annotated[str, msgspec.Meta(max_length=512)]
+    below: Seq = 0
     email: Email | None = None
     customer_name: Text | None = None
     product_id: Name | None = None
@@ -27,10 +37,13 @@ class OneForm(msgspec.Struct, frozen=True, kw_only=True):
 
 @blueprint.get("/waiting")
 def show() -> Response:
-    ours = services()
+    ours, asked = services(), query_of(Query)
+    entries = list(islice(ours.backlog.newest(asked.below or None), PAGE + 1))
     return frame.show(
         "waiting.html",
-        entries=ours.backlog.waiting()[::-1],
+        asked=asked,
+        entries=entries[:PAGE],
+        next=entries[PAGE - 1].seq if len(entries) > PAGE else None,
         products=ours.catalogue.current().products.values(),
         pending=EventKind.PENDING,
     )
@@ -51,9 +64,10 @@ def complete_all() -> Response:
 def complete() -> Response:
     form = frame.asked(OneForm)
     tried = services().backlog.complete(form.event_id, form.email, form.customer_name, form.product_id)
+    page = f"/admin/waiting?below={form.below}" if form.below else "/admin/waiting"
     if tried.license_keys:
-        return frame.done("/admin/waiting", "The license is issued, and its letter is on its way.")
-    return frame.done("/admin/waiting", f"It still waits: {tried.why or tried.outcome}.", "bad")
+        return frame.done(page, "The license is issued, and its letter is on its way.")
+    return frame.done(page, f"It still waits: {tried.why or tried.outcome}.", "bad")
 
 
 def _why(tried: list[Tried]) -> str:
