@@ -206,7 +206,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """On PostgreSQL the tests about the flat files are no tests."""
+    """Who asks for a browser needs more than pip brings. On PostgreSQL the tests about the flat files are no tests."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("slow"):
+            item.add_marker("system")
     if databases.on_postgresql() and (left_out := [item for item in items if item.get_closest_marker("files")]):
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]

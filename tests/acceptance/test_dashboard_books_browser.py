@@ -12,7 +12,6 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from werkzeug.security import generate_password_hash
 
-from tests.acceptance.browsers import a_browser
 from tests.acceptance.servers import Server
 from tests.conftest import sale_ping
 from tests.dashboard import PASSWORD
@@ -96,9 +95,8 @@ class Office:
 
 
 @pytest.fixture(scope="module")
-def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
+def office(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[Office]:
     with ExitStack() as stack:
-        browser = stack.enter_context(a_browser())
         yield Office(tmp_path_factory.mktemp("office") / "data", browser, stack)
 
 

@@ -14,7 +14,6 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from server.domain.keys import license_id
 from tests.acceptance.accessibility import serious_findings
-from tests.acceptance.browsers import a_browser
 from tests.acceptance.servers import Server
 from tests.conftest import sale_ping, some_of
 from tests.dashboard import HASH, PASSWORD
@@ -60,9 +59,8 @@ class Office:
 
 
 @pytest.fixture(scope="module")
-def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
+def office(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[Office]:
     with ExitStack() as stack:
-        browser = stack.enter_context(a_browser())
         yield Office(tmp_path_factory.mktemp("office") / "data", browser, stack)
 
 

@@ -8,11 +8,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from server.domain.keys import license_id
 from tests.acceptance.accessibility import need_axe, serious_findings
-from tests.acceptance.browsers import a_browser
 from tests.acceptance.street import HOSTILE, Street, fits
 from tests.conftest import sale_ping
 from tests.device_codes import device_code
@@ -23,8 +22,8 @@ _LINK = re.compile(r"http://127\.0\.0\.1:\d+/portal/sign-in/\S+")
 
 
 @pytest.fixture(scope="module")
-def street(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Street]:
-    with a_browser() as browser, ExitStack() as stack:
+def street(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[Street]:
+    with ExitStack() as stack:
         yield Street(tmp_path_factory.mktemp("portal") / "data", browser, stack)
 
 

@@ -7,16 +7,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.acceptance.accessibility import need_axe, serious_findings
-from tests.acceptance.browsers import a_browser
 from tests.acceptance.street import HOSTILE, Street, fits
 
 
 @pytest.fixture(scope="module")
-def street(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Street]:
-    with a_browser() as browser, ExitStack() as stack:
+def street(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[Street]:
+    with ExitStack() as stack:
         yield Street(tmp_path_factory.mktemp("street") / "data", browser, stack)
 
 

@@ -22,6 +22,7 @@ from tests.signed_answers import SEED
 
 PUBLIC = base64.b64encode(Signing([SEED]).get_key().public_key).decode()
 DRIVER = Path(__file__).with_name("drive_example.py")
+pytestmark = pytest.mark.system
 PYTHONS = (sys.executable, "/usr/bin/python3", "python3")  # not every Python has Tkinter; the kit runs on any
 
 

@@ -34,9 +34,13 @@ def node_version() -> int:
     return int(found[1]) if found else 0
 
 
-pytestmark = pytest.mark.skipif(
-    not IS_REQUIRED and node_version() < OLDEST, reason=f"there is no node of version {OLDEST} or newer on this machine"
-)
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(
+        not IS_REQUIRED and node_version() < OLDEST,
+        reason=f"there is no node of version {OLDEST} or newer on this machine",
+    ),
+]
 
 
 def run(*files: str, **env: str) -> None:

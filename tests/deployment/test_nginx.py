@@ -34,6 +34,7 @@ LIMIT = 20  # in an hour
 FORM = "application/x-www-form-urlencoded"
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 
+pytestmark = pytest.mark.system
 if NGINX is None and os.environ.get("NGINX_TESTS") != "required":
     pytest.skip("no nginx here: apt install nginx", allow_module_level=True)
 

@@ -49,6 +49,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.system
 @needs_systemd
 @pytest.mark.parametrize("name", [path.name.replace("@.", "@gumroad.") for path in sorted(UNITS.iterdir())])
 def test_systemd_understands_every_line(installed, name):
@@ -58,6 +59,7 @@ def test_systemd_understands_every_line(installed, name):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.system
 @needs_systemd
 @pytest.mark.parametrize("name", SERVICES)
 def test_systemd_finds_little_exposed(name):

@@ -1,11 +1,13 @@
-"""A real Chromium for tests: the system's own, driven by Playwright, which brings none."""
+"""A real Chromium for tests: the system's own, driven by Playwright, which brings none.
+
+Who asks for the fixture `browser` is marked `system` by that (`tests/conftest.py`).
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
@@ -32,10 +34,10 @@ def find_chromium() -> str:
     return found
 
 
-@contextmanager
-def a_browser() -> Iterator[Browser]:
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
     path = find_chromium()
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=QUIET)
-        yield browser
-        browser.close()
+        running = playwright.chromium.launch(executable_path=path, args=QUIET)
+        yield running
+        running.close()
