@@ -171,10 +171,16 @@ class Cluster:
         (self.home / "data" / "pg_hba.conf").write_text(_HBA)
 
     def start(self) -> None:
-        settings = [part for setting in self._settings.split() for part in ("-c", setting)]
-        command = [self._bin / "postgres", "-D", self.home / "data", "-k", self.home, "-h", "", *settings]
-        self.process = subprocess.Popen(command, user=self._user, cwd="/", start_new_session=True)
-        assert _until(self.answers), "PostgreSQL does not start"
+        assert _until(lambda: self._spawned() and self.answers()), "PostgreSQL does not start"
+
+    def _spawned(self) -> bool:
+        """Again where it ended at once: a process of the one that was killed may still be there for a moment, and then
+        a new one refuses to start."""
+        if self.process is None or self.process.poll() is not None:
+            settings = [part for setting in self._settings.split() for part in ("-c", setting)]
+            command = [self._bin / "postgres", "-D", self.home / "data", "-k", self.home, "-h", "", *settings]
+            self.process = subprocess.Popen(command, user=self._user, cwd="/", start_new_session=True)
+        return True
 
     def answers(self) -> bool:
         with suppress(psycopg.Error), psycopg.connect(f"host={self.home} user=postgres dbname=postgres"):

@@ -134,10 +134,13 @@ class Statement:
 
 
 def append_line(path: Path, line: msgspec.Struct) -> None:
-    """Customers are named in it: it is the owner's alone."""
+    """Customers are named in it: it is the owner's alone. Raises StorageUnavailable."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    with open(os.open(path, flags, durable.PRIVATE_FILE), "ab") as file:
-        file.write(msgspec.json.encode(line) + b"\n")
+    try:
+        with open(os.open(path, flags, durable.PRIVATE_FILE), "ab") as file:
+            file.write(msgspec.json.encode(line) + b"\n")
+    except OSError as error:
+        raise StorageUnavailable(f"{path.name} cannot be written: {error.strerror or error}") from error
 
 
 def _sound(lines: list[bytes]) -> list[_Kept]:

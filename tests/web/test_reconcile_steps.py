@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 from itertools import count
 
@@ -240,3 +241,25 @@ def test_what_cannot_be_asked_is_said(shop, tmp_path, clock):
 
 def test_it_is_the_owners(shop):
     assert shop.client.post("/api/v1/reconcile/gumroad", json=SINCE).status_code == 401
+
+
+@pytest.mark.parametrize("name", ["reconcile-gumroad.jsonl", "reconcile-gumroad.notes.jsonl"])
+def test_a_disk_that_takes_nothing_more_is_told_as_that(shop, api, monkeypatch, name):
+    gifts(shop, api, 1)
+    with monkeypatch.context() as full:
+        full.setattr("os.open", refusing(os.open, f"/{name}"))
+        answered = ask(shop, 503)["errors"][0]
+        assert (answered["code"], answered["detail"]) == (
+            "STORAGE_UNAVAILABLE",
+            f"{name} cannot be written: No space left on device",
+        )
+    assert ask(shop)["state"] == "done"
+
+
+def refusing(call, name):
+    def refuse(path, *rest, **more):
+        if str(path).endswith(name):
+            raise OSError(28, "No space left on device")
+        return call(path, *rest, **more)
+
+    return refuse
