@@ -140,6 +140,10 @@ class OrderFile(msgspec.Struct, frozen=True):
         )
 
 
+# The incident of a refund of which its platform tells no sum: it is taken for all, unless the owner says how much.
+WITHOUT_SUM = "refunded"
+
+
 def new_order_id() -> str:
     """100 random bits; a letter first, since some programs take a reference of digits for a number."""
     return secrets.choice(ALPHABET[10:]) + "".join(secrets.choice(ALPHABET) for _ in range(19))

@@ -18,13 +18,13 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from server.domain.order import Order, doubted
+from server.domain.order import WITHOUT_SUM, Order, doubted
 from server.domain.purchase import EventKind, Inquiry, PurchaseEvent
 from server.errors import PlatformUnreachable, SettingsError, Unprocessable, Unverified
 from server.platforms.base import Begun, Checkout, Form, Platform, Reply, Trial, Way, WebhookRequest
 from server.platforms.fields import Fields
 from server.platforms.jazzcash_api import HASH, JazzCashApi, is_signed, secure_hash
-from server.platforms.jazzcash_words import WAITING, kind_of_notice, kind_of_payment, rupees, told_at
+from server.platforms.jazzcash_words import REFUNDED, WAITING, kind_of_notice, kind_of_payment, rupees, told_at
 from server.platforms.pakistan import PAKISTAN, RUPEES, mobile_number
 from server.settings import Settings
 
@@ -138,7 +138,8 @@ class JazzCash(Platform, Checkout):
         if kind is not EventKind.REFUND:
             return event
         when = {"occurred_at": None, "event_id": f"{order.order_id}:refund:reversed"}  # only the payment's is told
-        return msgspec.structs.replace(event, incident="reversed", is_refunded=True, **when)
+        incident = WITHOUT_SUM if answer.text("pp_PaymentResponseCode") == REFUNDED else "reversed"
+        return msgspec.structs.replace(event, incident=incident, is_refunded=True, **when)
 
     # ------------------------------------------------------------------------------------------------ events
     def _event(self, told: Fields, order_id: str, kind: EventKind) -> PurchaseEvent:

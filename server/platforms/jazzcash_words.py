@@ -13,7 +13,8 @@ from server.platforms.fields import Fields
 from server.platforms.pakistan import RUPEES, moment
 
 PAID = "121"
-REVERSED = frozenset({"122", "131"})  # reversed, refunded
+REFUNDED = "131"  # all or a part: no guide tells of a sum beside it
+REVERSED = frozenset({"122", REFUNDED})
 WAITING = frozenset({"124", "157", "210"})  # a voucher was issued, or the wallet is still at it
 CANCELLED = frozenset({"112"})
 FAILED = frozenset({"101", "110", "111", "115", "116", "129", "134", "999"})  # configuration, expired, dropped, timeout

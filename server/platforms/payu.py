@@ -106,7 +106,7 @@ class PayU(Platform, Checkout, Refunds):
         event = words.refund_event(notice.part("refund"), our_id, payu_id, self.is_test)
         if notice.part("order").text("merchantPosId") not in (None, self.merchant):
             return doubted(event, words.ANOTHER_POS)
-        return event
+        return words.hint(event, our_id) if words.is_nameless(notice.part("refund")) and our_id else event
 
     # ------------------------------------------------------------------------------------------------ orders
     def begin(self, order: Order, way: Way) -> Begun:

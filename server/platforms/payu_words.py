@@ -10,6 +10,8 @@ import hashlib
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from server.domain import money
 from server.domain.license import EARLIEST, LATEST
 from server.domain.order import doubted
@@ -81,6 +83,17 @@ def refund_event(refund: Document, our_id: str | None, payu_id: str | None, is_t
         is_test=is_test,
         raw=refund.as_json(PERSONAL),
     )
+
+
+def is_nameless(refund: Document) -> bool:
+    """Whether it is over, but told without its id: it cannot be told from another one of the order then."""
+    return refund.text("status") in FINAL and _id(refund, "refundId") is None
+
+
+def hint(event: PurchaseEvent, our_id: str) -> PurchaseEvent:
+    """That something came of a refund: what, PayU's own list of the order's refunds tells."""
+    told = {"event": EventKind.PENDING, "sale_id": our_id, "order_id": our_id, "inquiry": Inquiry.ORDER, "note": None}
+    return msgspec.structs.replace(event, **told)
 
 
 def ignored(told: Document, note: str, is_test: bool) -> PurchaseEvent:

@@ -15,9 +15,19 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 import msgspec
+from msgspec.structs import replace
 
 from server.domain import money
-from server.domain.order import Account, OrderFile, OrderLine, Step, account, open_refunds, payment_names
+from server.domain.order import (
+    WITHOUT_SUM,
+    Account,
+    OrderFile,
+    OrderLine,
+    Step,
+    account,
+    open_refunds,
+    payment_names,
+)
 from server.domain.purchase import Entry, EventKind, PurchaseEvent
 from server.errors import Conflict, PlatformUnreachable, Unprocessable
 from server.platforms.base import Checkout, Platform, Refunds, RefundState, RefundWord
@@ -67,7 +77,9 @@ class OrderRefunds:
         platform = self._api_of(file)
         _check_reference(file, reference, has_api=platform is not None)
         return (
-            self._record(file, amount, reference or "") if platform is None else self._ask(platform, file, amount, key)
+            self._record(file, amount, reference or "", key)
+            if platform is None
+            else self._ask(platform, file, amount, key)
         )
 
     def has_api(self, file: OrderFile) -> bool:
@@ -136,18 +148,35 @@ class OrderRefunds:
         return Refund(refund_id=refund_id, amount=minor, standing=standing)
 
     # ------------------------------------------------------------------------------------------------ by the portal
-    def _record(self, file: OrderFile, amount: str | None, reference: str) -> Refund:
-        order = file.order
+    def _record(self, file: OrderFile, amount: str | None, reference: str, key: str | None) -> Refund:
+        order, request = file.order, _refund_id(file, key)
         with self._store.orders.alone():
-            stands = self._account(self._store.orders.find(order.order_id) or file)
+            file = self._store.orders.find(order.order_id) or file
+            stands = self._account(file)
+            if any(x.refund_id == request and x.reference != reference for x in file.of(Step.REFUND_ACCEPTED)):
+                raise Conflict("reference: this Idempotency-Key was used for another reference")
             refund_id = f"{order.order_id}:refund:{reference}"
             seen = self._store.find_event(f"event\0{order.source}\0{refund_id}")
             if seen is not None:
                 _same_amount(file, _minor(seen), amount, "reference")
                 return Refund(refund_id=reference, amount=_minor(seen), standing=RefundStanding.DONE)
             minor = self._amount(file, stands, amount)
+            if minor < order.amount:
+                self._correct(file)
             self._inquiries.record([self._event(file, refund_id, reference, minor)])
+            if key is not None:
+                self._note(file, Step.REFUND_ACCEPTED, request, minor, reference=reference)
         return Refund(refund_id=reference, amount=minor, standing=RefundStanding.DONE)
+
+    def _correct(self, file: OrderFile) -> None:
+        """What the platform told without a sum was taken for all of it. Before the part: so a try that is cut off is
+        mended by the next one."""
+        told = (e for e in self._store.history([file.order.ledger_name]) if e.incident == WITHOUT_SUM)
+        if (whole := next(told, None)) is None:
+            return
+        event = self._event(file, f"{whole.event_id}:corrected", WITHOUT_SUM, file.order.amount)
+        note = "the owner says that less went back"
+        self._inquiries.record([replace(event, event=EventKind.REFUND_FAILED, is_refunded=False, note=note)])
 
     def _event(self, file: OrderFile, event_id: str, reference: str, minor: int) -> PurchaseEvent:
         order, is_full = file.order, minor == file.order.amount
@@ -169,7 +198,8 @@ class OrderRefunds:
     # ------------------------------------------------------------------------------------------------ how much
     def _account(self, file: OrderFile) -> Account:
         """Raises Conflict where nothing was paid, or nothing is left; Unprocessable where it is too late."""
-        stands = account(file.order, self._store.history([file.order.ledger_name]))
+        history = self._store.history([file.order.ledger_name])
+        stands = account(file.order, [entry for entry in history if entry.incident != WITHOUT_SUM])
         if stands.sale is None:
             raise Conflict(f"order {file.order.number} is not paid: there is nothing to refund")
         if self._clock() > stands.sale.moment + self._window:

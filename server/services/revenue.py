@@ -35,6 +35,15 @@ Kind = tuple[str, str | None, str | None, str | None, str | None]  # source, pro
 Money = Counter[str]  # minor units by currency
 
 
+class SoldItem(msgspec.Struct, frozen=True, gc=False):
+    ids: tuple[str, ...]
+    product_id: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.product_id or next(iter(self.ids), "")
+
+
 class Line(Reversal, gc=False, kw_only=True):
     """What statistics need of a ledger line; moments stay text, since most are never looked at."""
 
@@ -47,6 +56,7 @@ class Line(Reversal, gc=False, kw_only=True):
     is_test: bool
     outcome: str
     is_withdrawn: bool = False
+    items: tuple[SoldItem, ...] = ()
 
     @property
     def subscription(self) -> Name:
@@ -114,6 +124,9 @@ class Tally:
 
 
 def _kind(line: Line) -> Kind:
+    """What an order of several products took is none of them's alone: the ledger has its price as a whole."""
+    if len(line.items) > 1 and len(names := {item.name for item in line.items}) > 1:
+        return line.source, " + ".join(sorted(names)), None, line.price, line.currency
     return line.source, line.product_id, line.product_name, line.price, line.currency
 
 

@@ -17,6 +17,7 @@ import msgspec
 from server.domain.order import (
     OPEN,
     SETTLED,
+    WITHOUT_SUM,
     Account,
     OrderFile,
     OrderLine,
@@ -220,6 +221,9 @@ class Settlement:
             events = platform.ask(file.order, file.reference)
         except BadRequest as error:
             raise PlatformUnreachable(f"{file.order.source} answers what cannot be read ({error.detail})") from None
+        stands = self.account(file)
+        if 0 < stands.refunded < stands.paid:  # the owner said how much
+            events = [event for event in events if event.incident != WITHOUT_SUM]
         return [
             msgspec.structs.replace(event, inquiry=None) if event.inquiry is Inquiry.ORDER else event
             for event in events

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def held_port() -> tuple[socket.socket, int]:
+    """A port that nobody else is given while the socket is open: it is bound, and who connects is refused until a
+    server listens there, too. Servers may share it, since both say SO_REUSEADDR and one alone listens."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    return held, int(held.getsockname()[1])
+
+
 class Answer:
     def __init__(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.status, self.body, self.headers = status, body, headers
@@ -41,7 +51,9 @@ class Server:
     """The project's checkout, served from a folder of its own."""
 
     def __init__(self, folder: Path, command: list[str] | None = None, workers: int = 4, **env: str) -> None:
-        self.folder, self.port = folder, free_port()
+        self.folder = folder
+        held, self.port = held_port()  # also while it is stopped
+        weakref.finalize(self, held.close)
         self.log = folder.parent / f"{folder.name}.log"
         folder.mkdir(exist_ok=True)
         if not (folder / "products.json").exists():

@@ -12,7 +12,7 @@ import re
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
@@ -123,14 +123,21 @@ class Street:
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         return page
 
-    def order(self, page: Page, package: str = "wave", currency: str = "pln", provider: str | None = None) -> None:
+    def order(
+        self,
+        page: Page,
+        package: str = "wave",
+        currency: str = "pln",
+        provider: str | None = None,
+        until: Literal["load", "commit"] = "load",
+    ) -> None:
         """Fill in the package's form, and send it."""
         page.goto(f"/shop/{package}?currency={currency}")
         page.get_by_label("Your name").fill("Ann Example")
         page.get_by_label("Your e-mail address").fill("ann@example.com")
         if provider:
             page.get_by_label(provider).check()
-        with page.expect_navigation():  # on a busy machine the form stays on the screen for a while
+        with page.expect_navigation(wait_until=until):  # on a busy machine the form stays on the screen for a while
             page.get_by_role("button", name="Go to the payment").click()
 
     def letter(self, to: str, about: str, number: int = 1) -> str:

@@ -142,7 +142,11 @@ def test_a_platform_that_is_down_costs_no_order(street):
 def test_without_a_script_the_page_waits_and_shows_the_key(street):
     page = street.page(java_script_enabled=False)
     street.order(page, "studio", "pkr", "JazzCash")
-    page.get_by_role("button", name="Go to JazzCash").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("To the payment")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Go to JazzCash")).to_be_focused()
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
     page.get_by_role("button", name="Pay by voucher").click()
     page.get_by_role("button", name="Back to the shop").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Your key is on its way")
@@ -236,6 +240,14 @@ def test_no_page_of_the_shop_keeps_anybody_out(street):
     page.get_by_role("button", name="Pay", exact=True).click()
     street.keys(page)
     look("a paid order")
+    page.set_viewport_size({"width": 320, "height": 640})
+    for wallet in ("JazzCash", "EasyPaisa"):
+        page.route(lambda url: not url.startswith(street.url), lambda route: route.fulfill(status=204))
+        with page.expect_request(lambda request: request.method == "POST" and not request.url.startswith(street.url)):
+            street.order(page, "wave", "pkr", wallet, until="commit")  # its form is off before it is loaded
+        expect(page.get_by_role("button", name=f"Go to {wallet}")).to_be_visible()  # 204: the browser stays
+        assert fits(page)
+        look(f"the way to {wallet}")
     assert {called: findings for called, findings in found.items() if findings} == {}
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,8 +46,12 @@ pytestmark = [
 
 def run(*files: str, **env: str) -> None:
     command = ["node", "--test", *(str(FOLDER / file) for file in files)]
-    told = subprocess.run(command, env=os.environ | env, capture_output=True, text=True, timeout=300, check=False)
+    with tempfile.TemporaryDirectory() as folder:
+        env = os.environ | {"TMPDIR": folder} | env
+        told = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+        left = [name for name in os.listdir(folder) if name.startswith("keyledger-")]
     assert told.returncode == 0, told.stdout + told.stderr
+    assert left == []
     assert re.search(r"\bpass [1-9]", told.stdout), told.stdout  # that any ran
 
 

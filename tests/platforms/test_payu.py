@@ -454,11 +454,23 @@ def test_a_refund_on_its_way_is_written_down(status):
     assert said(refund_body(status)).event is EventKind.IGNORED
 
 
-@pytest.mark.parametrize("missing", ["refundId", "extOrderId"])
-def test_a_refund_of_nothing_that_can_be_named_is_written_down(missing):
-    body = refund_body(refundId=None) if missing == "refundId" else refund_body() | {"extOrderId": None}
-    event = said(body)
+@pytest.mark.parametrize("more", [{}, {"refundId": None}])
+def test_a_refund_of_no_order_of_ours_is_written_down(more):
+    event = said(refund_body(**more) | {"extOrderId": None})
     assert (event.event, event.order_id) == (EventKind.IGNORED, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "inquiry"),
+    [
+        ("FINALIZED", EventKind.PENDING, Inquiry.ORDER),
+        ("CANCELED", EventKind.PENDING, Inquiry.ORDER),
+        ("PENDING", EventKind.IGNORED, None),
+    ],
+)
+def test_a_refund_that_does_not_name_itself_is_asked_about_when_it_is_over(status, kind, inquiry):
+    event = said(refund_body(status, refundId=None))
+    assert (event.event, event.inquiry, event.price) == (kind, inquiry, None)
 
 
 def test_a_refund_that_comes_with_its_order_is_a_refund():

@@ -111,6 +111,19 @@ def test_revenue_is_per_currency_and_net_of_refunds(books):
     }
 
 
+def test_an_order_of_several_products_is_none_of_theirs_alone(books):
+    one, two = {"ids": ("wave",), "product_id": "wave"}, {"ids": ("prod_T",), "quantity": 2}
+    books.add("sale", "s1")
+    books.add("sale", "s2", price="50.00", items=(one, two))
+    books.add("sale", "s3", price="20.00", items=(one, one))
+    told = books.stats()
+    assert [(x["product_id"], x["product_name"], x["purchases"], x["revenue"]) for x in told["top_products"]] == [
+        ("wave", "Wave", 2, {"usd": "30.00"}),
+        ("prod_T + wave", None, 1, {"usd": "50.00"}),
+    ]
+    assert told["total_revenue"] == {"usd": "80.00"}
+
+
 def test_a_refund_may_stand_before_its_sale(books):
     books.add("refund", "s1", outcome="recorded")
     books.add("sale", "s1", outcome="revoked")

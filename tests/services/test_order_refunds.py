@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import OWNER_KEY, Clock, Shop
 from tests.platforms.test_payu import SETTINGS
+from tests.services.bazaar import PAISA, Bazaar, bazaar_in
 from tests.standins.payu import PayuApi
 
 CATALOGUE = {"products": {"wave": {"name": "Wave", "published": True, "price": {"pln": "119.00"}}}}
@@ -83,6 +84,26 @@ def test_the_outbox_finds_a_refund_whose_notice_was_lost(front):
     assert front.state() == "refunded"
 
 
+def test_a_notice_that_does_not_name_its_refund_has_the_order_asked_about(front):
+    """By the list of PayU it is one refund, however it was told."""
+    assert front.refund(amount="19.00") == (200, "accepted")
+    front.api.settle(front.name)
+    for _ in range(2):
+        front.tell(front.api.refund_notice(front.name, refundId=None))
+        front.tell(front.api.refund_notice(front.name))
+    assert front.state() == "partially_refunded"
+    told = [(line["event"], line["price"]) for line in front.shop.ledger()]
+    assert told == [("sale", "119.00"), ("partial_refund", "19.00")]
+    assert front.refund("rest") == (200, "accepted")
+    front.api.settle(front.name)
+    front.api.down()
+    front.tell(front.api.refund_notice(front.name, refundId=None))
+    front.api.up()
+    front.clock.forward(minutes=1)
+    front.outbox()
+    assert front.state() == "refunded"
+
+
 def test_a_refund_has_its_window(front):
     front.clock.forward(days=90)
     assert front.refund(amount="1.00") == (200, "accepted")
@@ -133,3 +154,73 @@ def test_a_refund_that_takes_weeks_is_asked_about_less_and_less(front):
         front.clock.forward(hours=1)
         front.shop.services.outbox.send_due()
     assert front.state() == "refunded"
+
+
+# ---------------------------------------------------------------------------------------------------- in the portal
+@pytest.fixture
+def bazaar(tmp_path: Path, clock: Clock) -> Iterator[Bazaar]:
+    with bazaar_in(tmp_path / "bazaar", clock) as bazaar:
+        yield bazaar
+
+
+def paid_by_jazzcash(bazaar: Bazaar) -> str:
+    ref = bazaar.order("jazzcash")
+    bazaar.jazz.know(ref, PAISA)
+    bazaar.clock.forward(minutes=11)
+    assert bazaar.status(ref) == "paid"
+    return ref
+
+
+def jazzcash_says_refunded(bazaar: Bazaar, ref: str) -> None:
+    """As it does of a part, too, without a sum."""
+    bazaar.jazz.know(ref, PAISA, "131")
+    bazaar.shop.services.settlement.ask(ref)
+
+
+def test_one_key_is_one_refund_whatever_its_reference(bazaar):
+    ref = bazaar.paid("easypaisa")
+
+    def refund(key: str, reference: str, amount: str = "1000.00") -> tuple[int, str]:
+        named = {"Authorization": f"Bearer {OWNER_KEY}", "Idempotency-Key": key}
+        said = {"amount": amount, "reference": reference}
+        answered = bazaar.shop.client.post(f"/api/v1/orders/{ref}/refund", json=said, headers=named)
+        told = answered.json
+        return answered.status_code, told.get("refund_status") or told["errors"][0]["detail"]
+
+    assert [refund("k", "EP-1"), refund("k", "EP-1")] == [(200, "done"), (200, "done")]
+    assert refund("k", "EP-2") == (409, "reference: this Idempotency-Key was used for another reference")
+    assert refund("another", "EP-1", "2000.00")[0] == 409
+    assert [line["price"] for line in bazaar.shop.ledger() if line["event"] == "partial_refund"] == ["1000.00"]
+    assert refund("another", "EP-2") == (200, "done")
+
+
+def test_a_part_that_the_owner_told_is_not_taken_for_all_when_its_platform_tells_no_sum(bazaar):
+    ref = paid_by_jazzcash(bazaar)
+    assert bazaar.refund(ref, amount="1000.00", reference="JC-1").status_code == 200
+    jazzcash_says_refunded(bazaar, ref)
+    assert (bazaar.status(ref), bazaar.keys()) == ("partially_refunded", [True])
+    bazaar.jazz.know(ref, PAISA, "122")  # reversed, which is all of it
+    bazaar.shop.services.settlement.ask(ref)
+    assert (bazaar.status(ref), bazaar.keys()) == ("refunded", [False])
+
+
+def test_what_was_taken_for_all_is_a_part_when_the_owner_says_so(bazaar):
+    ref = paid_by_jazzcash(bazaar)
+    jazzcash_says_refunded(bazaar, ref)
+    assert (bazaar.status(ref), bazaar.keys()) == ("refunded", [False])
+    for _ in range(2):
+        assert bazaar.refund(ref, amount="1000.00", reference="JC-1").status_code == 200
+    jazzcash_says_refunded(bazaar, ref)
+    assert (bazaar.status(ref), bazaar.keys()) == ("partially_refunded", [True])
+    (usual,) = bazaar.shop.services.figures.told().currencies
+    assert (usual.together[1].gross, usual.together[1].back) == ("8500.00", "1000.00")
+    assert bazaar.refund(ref, reference="JC-2").status_code == 200
+    assert (bazaar.status(ref), bazaar.keys()) == ("refunded", [False])
+
+
+def test_what_was_taken_for_all_and_was_all_stays_so_under_the_owners_reference(bazaar):
+    ref = paid_by_jazzcash(bazaar)
+    jazzcash_says_refunded(bazaar, ref)
+    assert bazaar.refund(ref, reference="JC-1").status_code == 200
+    assert (bazaar.status(ref), bazaar.keys()) == ("refunded", [False])
+    assert bazaar.refund(ref, reference="JC-2").status_code == 409

@@ -1,7 +1,7 @@
 // A license server for the tests, which signs as the real one does and fails as told; and computers that are none.
 
 import { createHash, createPrivateKey, createPublicKey, sign } from 'node:crypto'
-import { promises as fs } from 'node:fs'
+import { promises as fs, rmSync } from 'node:fs'
 import { createServer } from 'node:http'
 import os from 'node:os'
 import path from 'node:path'
@@ -191,8 +191,13 @@ export const LAPTOP = {
   'sys/class/net/docker0/address': '02:42:ac:11:00:02\n',
 }
 
+const folders = []
+process.on('exit', () => folders.forEach((made) => rmSync(made, { recursive: true, force: true })))
+
+/** A folder that goes with the process. */
 export async function folder() {
-  return fs.mkdtemp(path.join(os.tmpdir(), 'keyledger-client-'))
+  folders.push(await fs.mkdtemp(path.join(os.tmpdir(), 'keyledger-client-')))
+  return folders.at(-1)
 }
 
 /** A client on a laptop of its own. `clock` can be moved. */
