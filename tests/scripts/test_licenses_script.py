@@ -10,6 +10,7 @@ import json
 import pytest
 
 from tests.conftest import CATALOGUE, sale_ping
+from tests.scripts.conftest import Owner
 
 ANN = ("--email", "ann@example.com", "--name", "Ann")
 HEADING = "license_key,email,customer_name,product_id\n"
@@ -144,8 +145,8 @@ def test_fulfil_of_a_sale_whose_words_may_be_the_buyers_needs_an_address(shop, o
     assert (made["outcome"], made["email"]) == ("issued", "ann@example.com")
 
 
-def test_nothing_waits(owner):
-    assert owner.run("licenses", "fulfil").stdout == "no sale waits for a license\n"
+def test_nothing_waits(shop):
+    assert Owner(shop.folder).run("licenses", "fulfil").stdout == "no sale waits for a license\n"
 
 
 # ---------------------------------------------------------------------------------------------------- import

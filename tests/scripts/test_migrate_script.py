@@ -5,33 +5,40 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from scripts.bench_parts.shops import build_shop
 from tests import databases
-from tests.acceptance.servers import ROOT, Server
+from tests.acceptance.servers import Server
 from tests.conftest import sale_ping
+from tests.scripts.conftest import Desk
 
 LOGS = ("purchases.jsonl", "activity.jsonl")
 
 
-def migrate(folder: Path, url: str | None, *arguments: str) -> subprocess.CompletedProcess[str]:
-    env = {
-        "PATH": os.environ["PATH"],
-        "ENV_FILE": os.devnull,
-        "SECRET_KEY": "secret-key-of-the-tests",
-        "LICENSE_SECRET": "license-secret-of-the-tests",
-        "DATA_DIR": str(folder),
-    } | ({"DATABASE_URL": url} if url else {})
-    command = [sys.executable, "scripts/migrate.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1200)
+Migrate = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def migrate(desk: Desk) -> Migrate:
+    def migrate(folder: Path, url: str | None, *arguments: str) -> subprocess.CompletedProcess[str]:
+        env = {
+            "PATH": os.environ["PATH"],
+            "ENV_FILE": os.devnull,
+            "SECRET_KEY": "secret-key-of-the-tests",
+            "LICENSE_SECRET": "license-secret-of-the-tests",
+            "DATA_DIR": str(folder),
+        } | ({"DATABASE_URL": url} if url else {})
+        return desk.ask("migrate", arguments, env)
+
+    return migrate
 
 
 @pytest.mark.parametrize("licenses", [200, pytest.param(100_000, marks=pytest.mark.slow)])
-def test_a_shop_is_moved_there_and_back_and_is_the_same(tmp_path, licenses):
+def test_a_shop_is_moved_there_and_back_and_is_the_same(tmp_path, migrate, licenses):
     folder = build_shop(tmp_path / "data", licenses).folder
     url, before = databases.url_for(folder), [(folder / name).read_bytes() for name in LOGS]
     there = migrate(folder, url, "to-postgres", "--json")
@@ -45,7 +52,7 @@ def test_a_shop_is_moved_there_and_back_and_is_the_same(tmp_path, licenses):
     assert [(folder / name).read_bytes() for name in LOGS] == before
 
 
-def test_the_owner_is_told_what_to_do_next(tmp_path):
+def test_the_owner_is_told_what_to_do_next(tmp_path, migrate):
     folder = build_shop(tmp_path / "data", 3).folder
     url = databases.url_for(folder)
     there = migrate(folder, url, "to-postgres")
@@ -63,7 +70,7 @@ def test_the_owner_is_told_what_to_do_next(tmp_path):
         ("mysql://localhost/shop", 2, "DATABASE_URL is no postgresql://"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(tmp_path, url, code, told):
+def test_what_cannot_be_is_refused_in_one_line(tmp_path, migrate, url, code, told):
     folder = build_shop(tmp_path / "data", 3).folder
     done = migrate(folder, url, "to-postgres")
     assert (done.returncode, done.stdout) == (code, "")
@@ -73,7 +80,7 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path, url, code, told):
     assert (other.returncode, "holds a ledger that was not moved" in other.stderr) == (1, True)
 
 
-def test_a_server_that_runs_meanwhile_refuses_sales_until_it_is_restarted(tmp_path):
+def test_a_server_that_runs_meanwhile_refuses_sales_until_it_is_restarted(tmp_path, migrate):
     server = Server(tmp_path / "data", workers=2, DATABASE_URL="").start()
     try:
         key = server.sale("s1")

@@ -18,7 +18,7 @@ from tests.conftest import NOW, Clock, Shop
 from tests.platforms.test_easypaisa import KEYS as EASYPAISA
 from tests.platforms.test_jazzcash import KEYS as JAZZCASH
 from tests.platforms.test_payu import SETTINGS as PAYU
-from tests.scripts.conftest import Owner
+from tests.scripts.conftest import Desk, Owner
 from tests.standins.easypaisa import STORE, EasyPaisaApi
 from tests.standins.http import StandIn
 from tests.standins.jazzcash import MERCHANT, JazzCashApi
@@ -106,7 +106,7 @@ def test_payments_of_which_nobody_told_us_are_found_and_completed(
         assert len(shop.licenses()) == 2
 
 
-def test_the_script_finds_lost_payments_and_refunds_and_repairs_them(tmp_path: Path, clock: Clock) -> None:
+def test_the_script_finds_lost_payments_and_refunds_and_repairs_them(tmp_path: Path, clock: Clock, desk: Desk) -> None:
     with payu() as front:
         now = clock.now = datetime.now(UTC).replace(microsecond=0)
         shop = Shop(tmp_path / "data", clock, **front.settings)
@@ -115,7 +115,7 @@ def test_the_script_finds_lost_payments_and_refunds_and_repairs_them(tmp_path: P
         assert [license["is_active"] for license in shop.licenses().values()] == [True]
         refund = {"refundId": "912128", "amount": "5000", "currencyCode": "PLN", "status": "FINALIZED"}
         front.api.refunds[f"{orders[0].order_id[:6]}GUEST"] = [refund | {"statusDateTime": f"{now:%FT%TZ}"}]
-        owner = Owner(shop.folder)
+        owner = Owner(shop.folder, desk)
         settings = {name.upper(): str(value) for name, value in front.settings.items()}
         asked = ("reconcile", "payu", "--since", f"{now - timedelta(days=2):%F}")
         done = owner.run(*asked, code=1, **settings)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +12,8 @@ import psycopg
 import pytest
 
 from tests import databases
-from tests.acceptance.servers import ROOT
 from tests.conftest import CATALOGUE, SECRET, Clock, Shop
+from tests.scripts.conftest import Desk
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -31,7 +30,7 @@ def shop(tmp_path: Path) -> Shop:
 
 
 @pytest.fixture
-def run(shop: Shop) -> Run:
+def run(shop: Shop, desk: Desk) -> Run:
     def run(script: str, *arguments: str, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
         told = {
             "PATH": os.environ["PATH"],
@@ -42,8 +41,7 @@ def run(shop: Shop) -> Run:
             "DATABASE_URL": databases.url_for(shop.folder),
             "GUMROAD_WEBHOOK_SECRET": SECRET,
         } | env
-        command = [sys.executable, f"scripts/{script}.py", *arguments]
-        done = subprocess.run(command, cwd=ROOT, env=told, capture_output=True, text=True, timeout=120)
+        done = desk.ask(script, arguments, told)
         assert done.returncode == code, (done.stdout[-2000:], done.stderr[-2000:])
         assert "Traceback" not in done.stderr
         assert told["DATABASE_URL"] not in done.stdout + done.stderr

@@ -88,6 +88,8 @@ def check(folder: Path, told: list[Any]) -> int:
 
 
 def calls_of_the_day() -> list[str]:
+    with room_for() as folder:  # here, so that its templates are loaded once and not in every process
+        day(Shop(folder), lambda thing: None)
     with room_for() as folder:
         *told, (_, calls, _) = lived(folder, Killer())
         assert check(folder, told) == 0
@@ -95,7 +97,10 @@ def calls_of_the_day() -> list[str]:
 
 
 def points(calls: list[str]) -> Iterator[Point]:
+    """Closing changes nothing on a disk."""
     for at, name in enumerate(calls):
+        if name == "close":
+            continue
         yield at, "before", 0.0
         yield at, "after", 0.0
         if name == "write":
@@ -109,7 +114,7 @@ def survives(point: Point) -> int:
 
 
 def test_a_kill_at_any_call_of_an_outbox_step_loses_no_letter(torture: Torture) -> None:
-    found = list(points(calls_of_the_day()))
+    found = list(points(calls_of_the_day()))[:: torture.of(2, 1)]
     twice = 0
     for one in torture.each("kills before, inside and after every call of outbox steps", spread(survives, found)):
         twice += one
@@ -194,14 +199,12 @@ def test_mutant_a_mark_written_together_with_its_letters_is_caught(monkeypatch):
 
 
 def test_mutant_a_mark_written_before_its_letters_is_caught(monkeypatch):
-    calls = calls_of_the_day()
-
     def queue(self: Outbox, mark: Mark, entries: Sequence[Entry], since: Any) -> None:
         self._box.write([Letter(id="covers", covers=mark, at=self._clock())])
         self._box.write([letter for entry in entries for letter in letters_owed(entry, None)])
 
     monkeypatch.setattr(Outbox, "_queue", queue)
-    assert is_broken(survives, list(points(calls)))
+    assert is_broken(survives, [point for point in points(calls_of_the_day()) if point[1] != "middle"])
 
 
 def test_mutant_a_letter_called_sent_before_the_servers_yes_is_caught(monkeypatch):
@@ -212,6 +215,6 @@ def test_mutant_a_letter_called_sent_before_the_servers_yes_is_caught(monkeypatc
         self.box.write([with_account])
         real(self, letter, compose)
 
-    calls = calls_of_the_day()
     monkeypatch.setattr(Postman, "send", send)
-    assert is_broken(survives, list(points(calls)))
+    calls = calls_of_the_day()
+    assert is_broken(survives, [point for point in points(calls) if calls[point[0]] == "smtp"])
