@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # PythonAnywhere imports this file from elsewhere
 
 from server import create_app
-from server.errors import StartRefused
+from server.errors import StartPutOff, StartRefused
 
 try:
     app = application = create_app()
 except StartRefused as refused:
     print(f"keyledger: {refused}", file=sys.stderr, flush=True)
-    # gunicorn's WORKER_BOOT_ERROR: the master stops as well. After any other status it would try again forever.
-    raise SystemExit(3) from None
+    # gunicorn's WORKER_BOOT_ERROR: the master stops as well. After any other status it tries again forever, as it must
+    # where a worker is replaced while the database is away: the others answer 503 until it is back.
+    if isinstance(refused, StartPutOff):
+        time.sleep(1)
+    raise SystemExit(1 if isinstance(refused, StartPutOff) else 3) from None

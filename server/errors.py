@@ -2,6 +2,7 @@
 
 KeyledgerError
 ├── StartRefused            the service must not start; one line that says what to do
+│   ├── StartPutOff         its database is away: try again
 │   ├── SettingsError       a setting is missing or nonsense
 │   └── DamagedFile         a file of the data folder cannot be trusted; names file, line and remedy
 ├── BadRequest              the caller's input; names the field
@@ -38,6 +39,10 @@ class KeyledgerError(Exception):
 
 class StartRefused(KeyledgerError):
     code = "START_REFUSED"
+
+
+class StartPutOff(StartRefused):
+    """The database is away, as it may be for a moment: the same start may succeed later."""
 
 
 class SettingsError(StartRefused):

@@ -24,7 +24,7 @@ from server.domain.fold import fold
 from server.domain.keys import license_id
 from server.domain.license import LATEST, DeviceLine, License, Wanted, devices_after
 from server.domain.purchase import Entry, email_name, name_hash
-from server.errors import Conflict, DamagedFile, StartRefused, StorageUnavailable
+from server.errors import Conflict, DamagedFile, StartPutOff, StartRefused, StorageUnavailable
 from server.storage.base import Finding, Found, Progress, Store, StoreState, T, Transaction, no_progress, retried
 from server.storage.log import RESTORE, START, UNREADABLE, Mark, ascii_json, decoder, line_hash
 from server.storage.postgres_letters import PgLetterBox
@@ -80,7 +80,7 @@ class PostgresStore(Store):
         try:
             ((seq, head, closed, last, line),) = self._rows(_ENDS)
         except StorageUnavailable as error:
-            raise StartRefused(f"DATABASE_URL: {error.detail}") from error
+            raise StartPutOff(f"DATABASE_URL: {error.detail}") from error
         if closed is not None:
             raise StartRefused(f"DATABASE_URL: {closed}")
         if (last or 0, line and line_hash(line.encode())) != (seq, head):

@@ -22,7 +22,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from server.errors import Contended, StartRefused, StorageUnavailable
+from server.errors import Contended, StartPutOff, StartRefused, StorageUnavailable
 from server.storage.base import retried
 
 log = logging.getLogger(__name__)
@@ -163,7 +163,8 @@ class Database:
                 if _version(connection) != len(parts):
                     _migrate(connection, parts)
         except psycopg.Error as error:
-            raise StartRefused(f"DATABASE_URL: {_why(error)}") from error
+            is_away = isinstance(error, psycopg.OperationalError)
+            raise (StartPutOff if is_away else StartRefused)(f"DATABASE_URL: {_why(error)}") from error
 
 
 def _close(connections: list[psycopg.Connection[Row]], pid: int) -> None:

@@ -174,6 +174,21 @@ def test_two_machines_on_a_database_that_is_killed_lose_and_double_nothing(
     store.close()
 
 
+def test_a_worker_that_is_replaced_while_the_database_is_away_ends_nobody(tmp_path: Path, cluster: Cluster) -> None:
+    """gunicorn ends with a worker that refuses to start: nothing would answer any more when the database is back."""
+    url = f"postgresql://postgres@/postgres?host={quote(str(cluster.home), safe='')}"
+    server = Server(tmp_path / "machine", workers=1, DATABASE_URL=url).start()
+    try:
+        cluster.stop(signal.SIGKILL)
+        os.kill(server.workers()[0], signal.SIGKILL)
+        assert server.until(lambda: server.log.read_text().count("keyledger: DATABASE_URL: ") >= 2), "and tries again"
+        (cluster.home / "data" / "postmaster.pid").unlink(missing_ok=True)
+        cluster.start()
+        assert server.until(lambda: server.get("/health").status == 200)
+    finally:
+        server.stop()
+
+
 # ---------------------------------------------------------------------------------------------------- at COMMIT
 class Proxy:
     """Stands before the database and cuts the next connection at its COMMIT: before it arrives, or when it was done."""
