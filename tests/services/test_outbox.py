@@ -25,6 +25,7 @@ from server.services.mailer import Compose, ConnectionLost, ConsoleMailer, MailE
 from server.services.sending import BACKOFF, GIVE_UP, PAUSES
 from server.storage.base import Letter
 from server.storage.letterbox import FileLetterBox
+from tests.conftest import some_of
 from tests.services.mail_room import OWNER, Clock, Pigeon, PostOffice, Shop, settings_for
 
 ANN, BOB, EVE = "ann@example.com", "bob@example.com", "eve@example.com"
@@ -344,12 +345,15 @@ def test_an_interrupted_turn_keeps_its_account(shop: Shop) -> None:
     assert list(shop.states().values()) == ["sent", "sent", "sending", "queued"]
 
 
-def test_a_torn_line_of_a_killed_writer_costs_no_letter(shop: Shop) -> None:
+@pytest.mark.parametrize("every", some_of([9, 1], 1))
+def test_a_torn_line_of_a_killed_writer_costs_no_letter(shop: Shop, every: int) -> None:
+    """Cut at every so many bytes, and around each end of a line."""
     shop.sale("s1")
     shop.outbox.send_due()
     path = shop.folder / "outbox.jsonl"
     whole = path.read_bytes()
-    for cut in range(len(whole)):
+    around = {end + by for end in range(len(whole)) if whole[end] == ord("\n") for by in (-1, 0, 1)}
+    for cut in sorted({*range(0, len(whole), every), *around} - {len(whole)}):
         path.write_bytes(whole[:cut])
         again = Shop(shop.folder, shop.clock)
         again.outbox.send_due()

@@ -8,6 +8,7 @@ import random
 import re
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import msgspec
 import pytest
 
 from server.domain.license import License
+from server.domain.purchase import PurchaseEvent
 from server.platforms import WebhookRequest
 from server.platforms.stripe import Stripe
 from server.platforms.stripe_api import StripeApi as OurApi
@@ -244,11 +246,17 @@ def office(folder: Path) -> tuple[FlatFileStore, Fulfilment]:
     return store, Fulfilment(store, catalogue, "license-secret", lambda: LATER + timedelta(minutes=next(ticks)))
 
 
+@cache
+def read(body: bytes, platform: Stripe) -> list[PurchaseEvent]:
+    """Once for all the orders in which it is told."""
+    return platform.parse(WebhookRequest(body, {}, {}.get))
+
+
 def books(folder: Path, told: Iterable[Json], platform: Stripe = ASKING_NOBODY) -> dict[str, License]:
     """The licenses after these events in this order, by key, as the ledger alone tells them."""
     store, fulfilment = office(folder)
     for one in told:
-        fulfilment.record(platform.parse(WebhookRequest(json.dumps(one).encode(), {}, {}.get)))
+        fulfilment.record(read(json.dumps(one).encode(), platform))
     again = FlatFileStore(folder)
     found, rebuilt = dict(store.licenses()), dict(again.licenses())
     assert found == rebuilt
@@ -413,7 +421,7 @@ def shuffled(chance: random.Random, told: list[Json]) -> list[Json]:
     return again
 
 
-@pytest.mark.parametrize("seed", some_of(range(10), 3))
+@pytest.mark.parametrize("seed", some_of(range(10), 2))
 def test_any_events_of_a_purchase_end_in_the_same_books_in_any_order(tmp_path, seed):
     chance, cabinet = random.Random(seed), Cabinet(tmp_path / "books")
     pairs = []

@@ -404,7 +404,7 @@ def odd_shop(tmp_path_factory) -> JVZooShop:
 
 
 @settings(
-    max_examples=600, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(notice=NOTICES, door=st.sampled_from(["/api/v1/webhooks/jvzoo", "/ipn", KEYGEN]))
 def test_odd_notices_that_are_proven_are_never_a_500_and_never_half_done(odd_shop, notice, door):
@@ -416,7 +416,7 @@ def test_odd_notices_that_are_proven_are_never_a_500_and_never_half_done(odd_sho
 
 
 @settings(
-    max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(body=st.binary(max_size=200) | st.text(alphabet="cverify=&%[]+|\0é", max_size=60).map(str.encode))
 def test_odd_bodies_are_refused(odd_shop, body):

@@ -66,7 +66,7 @@ def went_back(counter: Counter) -> int:
     return money.minor_units(purchase_stats(counter.store)["refunded"].get("pln", "0.00"), "pln")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(4, 9), st.booleans()), max_size=5), st.integers(0, 5))
 def test_order_license_and_sums_agree_whatever_is_told_in_whatever_order(counter, told, place):
     order = counter.order()
