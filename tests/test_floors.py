@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -11,6 +12,7 @@ FLOORS = ["errors", "settings", "domain", "storage", "platforms", "services", "w
 ALLOWED_UP = {("server.services.audit", "server.wiring")}
 
 
+@cache
 def modules() -> dict[str, ast.Module]:
     found = {}
     for path in sorted((ROOT / "server").rglob("*.py")):

@@ -1,4 +1,4 @@
-"""One process that has imported what the scripts want, and forks one for each command: a start costs what a fork costs.
+"""One process that has imported what the scripts want, and forks one for each command: a start costs a fork.
 
 Asked by a line of JSON, it answers with the exit code when the command has ended. `tests/scripts/conftest.py` starts it.
 """
@@ -58,7 +58,7 @@ def become(script: str, arguments: list[str], env: dict[str, str], out: str, err
 
 def stream(number: int, env: dict[str, str]) -> io.TextIOWrapper:
     errors = "strict" if number == 1 else "backslashreplace"
-    return open(number, "w", encoding=env.get("PYTHONIOENCODING", "utf-8"), errors=errors, closefd=False)  # noqa: SIM115
+    return open(number, "w", encoding=env.get("PYTHONIOENCODING", "utf-8"), errors=errors, closefd=False)
 
 
 if __name__ == "__main__":
