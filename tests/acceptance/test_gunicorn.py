@@ -33,7 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def mortal(tmp_path: Path) -> Iterator[Server]:
-    running = Server(tmp_path / "data").start()
+    running = Server(tmp_path / "data", workers=2).start()
     yield running
     running.stop()
 
