@@ -1,6 +1,6 @@
-"""One process that has imported what the scripts want, and forks one for each command: a start costs what a fork costs.
+"""One process that has imported what the scripts want, and forks one for each command: a start costs a fork.
 
-Asked by a line of JSON, it answers with the exit code when the command has ended. `conftest.py` starts it.
+Asked by a line of JSON, it answers with the exit code when the command has ended. `Desk` in `conftest.py` starts it.
 """
 
 from __future__ import annotations
