@@ -83,7 +83,7 @@ def test_a_kill_at_any_call_breaks_no_promise(torture: Torture) -> None:
     assert calls.count("write") > 15
     assert calls.count("fsync") > 25
     assert calls.count("replace") >= 7
-    found = list(points(calls, torture.of(CUTS, MORE_CUTS)))[:: torture.of(4, 1)]
+    found = list(points(calls, torture.of(CUTS, MORE_CUTS)))[:: torture.of(3, 1)]
     for _ in torture.each("kills before, inside and after every call of a day", spread(survives, found), len(found)):
         pass
 
