@@ -2,7 +2,9 @@
 
 import json
 import logging
+import os
 import time
+from typing import Any
 
 
 class JsonLines(logging.Formatter):
@@ -20,6 +22,13 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             said["error"] = self.formatException(record.exc_info)
         return json.dumps(said)
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """A worker that takes another's place while the database is away is told so: it must not end those that wait for
+    its return, as one of the first would, whose settings may be wrong."""
+    if worker.age > server.cfg.workers:
+        os.environ["KEYLEDGER_JOINS"] = "1"
 
 
 worker_class = "sync"  # nearly twice the requests of gthread here: they are short and wait for one fsync at most

@@ -53,13 +53,20 @@ def cluster() -> Iterator[Cluster]:
             yield made
 
 
+def deployed(folder: Path, workers: int, url: str) -> Server:
+    """As every one of our deployments starts it: `gunicorn.conf.py` knows which workers join others."""
+    server = Server(folder, workers=workers, DATABASE_URL=url)
+    server.command[1:1] = ["-c", "deployment/gunicorn.conf.py"]
+    return server
+
+
 class Machines:
     """Applications that share nothing but the database, and what is done to all of them."""
 
     def __init__(self, folder: Path, cluster: Cluster, every: int) -> None:
         self.cluster, self._every = cluster, every
         self.url = f"postgresql://postgres@/postgres?host={quote(str(cluster.home), safe='')}"
-        made = [Server(folder / f"machine{n}", workers=2, DATABASE_URL=self.url) for n in range(MACHINES)]
+        made = [deployed(folder / f"machine{n}", 2, self.url) for n in range(MACHINES)]
         self.servers = [server.start() for server in made]
         self._chance, self._lock, self._count = random.Random(7), threading.Lock(), 0
         deeds = [self.kill_backend, self.kill_worker, self.kill_database, self.reload, self.kill_machine]
@@ -177,7 +184,7 @@ def test_two_machines_on_a_database_that_is_killed_lose_and_double_nothing(
 def test_a_worker_that_is_replaced_while_the_database_is_away_ends_nobody(tmp_path: Path, cluster: Cluster) -> None:
     """gunicorn ends with a worker that refuses to start: nothing would answer any more when the database is back."""
     url = f"postgresql://postgres@/postgres?host={quote(str(cluster.home), safe='')}"
-    server = Server(tmp_path / "machine", workers=1, DATABASE_URL=url).start()
+    server = deployed(tmp_path / "machine", 1, url).start()
     try:
         cluster.stop(signal.SIGKILL)
         os.kill(server.workers()[0], signal.SIGKILL)
