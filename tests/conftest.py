@@ -7,7 +7,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+import weakref
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,8 @@ import pytest
 from werkzeug.routing import Map, Rule, RuleFactory
 
 from server.settings import Settings
+from server.storage.deliveries import DeliveryTable
+from server.storage.flatfile import FlatFileStore
 from server.web import app as web_app
 from server.web.app import make_app
 from server.wiring import build
@@ -252,6 +255,34 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Slow tests start processes of their own, one for each core and more; the others share the cores."""
     return 0 if config.option.markexpr == "slow" else None
+
+
+_opened: list[weakref.ref[Any]] = []
+
+
+def _remember(kind: type[Any]) -> None:
+    make = kind.__init__
+
+    def remembered(self: Any, *given: Any, **named: Any) -> None:
+        make(self, *given, **named)
+        _opened.append(weakref.ref(self))  # what is kept alive keeps its files mapped
+
+    kind.__init__ = remembered
+
+
+_remember(FlatFileStore)
+_remember(DeliveryTable)
+
+
+@pytest.fixture(autouse=True)
+def _descriptors_given_back() -> Iterator[None]:
+    """A process of the service opens one store, one of the tests thousands: each is closed when its test has ended."""
+    before = len(_opened)
+    yield
+    for known in _opened[before:]:
+        if (one := known()) is not None:
+            one.close()
+    del _opened[before:]
 
 
 @pytest.fixture

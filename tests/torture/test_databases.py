@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import random
-import select
+import selectors
 import signal
 import socket
 import threading
@@ -220,10 +220,12 @@ class Proxy:
     def _carry(self, client: socket.socket) -> None:
         server = socket.socket(socket.AF_UNIX)
         server.connect(self._target)
-        with client, server, suppress(OSError):
+        with client, server, selectors.DefaultSelector() as waiting, suppress(OSError):
+            waiting.register(client, selectors.EVENT_READ)
+            waiting.register(server, selectors.EVENT_READ)
             while True:
-                ready, _, _ = select.select([client, server], [], [])
-                for source in ready:
+                for key, _ in waiting.select():
+                    source = client if key.fileobj is client else server
                     data = source.recv(1 << 16)
                     if not data or self._cuts_here(data, source is client):
                         return
