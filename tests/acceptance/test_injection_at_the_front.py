@@ -37,7 +37,6 @@ from tests.standins import jazzcash
 
 ANN = "ann@example.com"
 ORDER = {"package_ids": ["h0"], "email": ANN, "name": "Ann", "payment_provider": "jazzcash", "currency": "pkr"}
-QUICK = SOME[::2]
 TYPED = {"name": "Ann", "email": ANN, "payment_provider": "jazzcash", "currency": "pkr", "phone": "03001234567"}
 LINK = re.compile(r"/portal/sign-in/([^\s/\"]+)$", re.MULTILINE)
 
@@ -233,7 +232,7 @@ def harmless(tmp_path_factory) -> Aftermath:
 
 @pytest.fixture(scope="module")
 def after(tmp_path_factory) -> Aftermath:
-    return Aftermath(tmp_path_factory.mktemp("hostile"), QUICK)
+    return Aftermath(tmp_path_factory.mktemp("hostile"), SOME)
 
 
 class Tags(HTMLParser):
@@ -263,7 +262,7 @@ OURS = {("input", "autofocus"), ("input", "aria-invalid"), ("input", "checked")}
 
 
 def test_no_word_is_a_500_and_no_answer_shows_a_secret(after):
-    assert len(after.passer.answers) > 50 * len(QUICK)
+    assert len(after.passer.answers) > 50 * len(SOME)
     for answered in after.passer.answers:
         assert answered.status_code < 500, (answered.request.path, answered.text)
         assert answered.headers["X-Content-Type-Options"] == "nosniff"
@@ -296,7 +295,7 @@ def adds_nothing(after: Aftermath, harmless: Aftermath) -> None:
 
 
 def test_no_word_becomes_a_tag_or_a_link_of_a_page(after, harmless):
-    assert sum(page.status_code == 200 for page in after.pages) > 8 * len(QUICK)
+    assert sum(page.status_code == 200 for page in after.pages) > 8 * len(SOME)
     adds_nothing(after, harmless)
 
 
@@ -304,7 +303,7 @@ def test_no_word_becomes_a_tag_or_a_header_of_a_letter(after, harmless):
     known = set().union(*(Tags(body(message, "html")).tags for _, message in harmless.postbox.inbox))
     headers = {name.lower() for _, message in harmless.postbox.inbox for name in message.keys()}  # noqa: SIM118
     bought = [message for to, message in after.postbox.inbox if to.startswith("x")]
-    assert len(bought) == len(QUICK)
+    assert len(bought) == len(SOME)
     for to, message in after.postbox.inbox:
         found = Tags(body(message, "html"))
         assert found.tags <= known, found.tags - known
@@ -318,8 +317,8 @@ def test_no_word_becomes_a_tag_or_a_header_of_a_letter(after, harmless):
 def test_every_line_of_the_log_is_one_object_in_ascii_and_names_nobody(after):
     tokens = [token for _, message in after.postbox.inbox for token in LINK.findall(body(message, "plain"))]
     keys = list(after.passer.shop.licenses())
-    assert len(after.log.lines) > len(QUICK)
-    assert len(tokens) > len(QUICK)
+    assert len(after.log.lines) > len(SOME)
+    assert len(tokens) > len(SOME)
     for line in after.log.lines:
         assert line.isascii()
         assert set(json.loads(line)) >= {"ts", "level", "logger", "message"}
