@@ -12,7 +12,7 @@ from flask import Blueprint, Response, make_response, redirect, render_template,
 from werkzeug.exceptions import HTTPException
 
 from server.errors import BadRequest, KeyledgerError
-from server.web.responses import raw_body, status_of, with_headers_of
+from server.web.responses import once_each, raw_body, status_of, with_headers_of
 from server.web.services import services
 
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -73,7 +73,7 @@ def form_fields() -> dict[str, str]:
         pairs = parse_qsl(raw_body().decode(), keep_blank_values=True, errors="strict", max_num_fields=_MOST_FIELDS)
     except (ValueError, UnicodeError):
         raise BadRequest("body: this is no form") from None
-    return dict(pairs)
+    return once_each(pairs)
 
 
 def wants_page() -> bool:

@@ -156,13 +156,23 @@ def checked(raw: bytes, kind: type[T]) -> T:
 def form_of(kind: type[T]) -> T:
     """The fields of a page's form as a checked value; an empty one is none. Raises BadRequest that names the field."""
     try:
-        given = dict(parse_qsl(raw_body().decode(), errors="strict", max_num_fields=_MOST_FIELDS))
+        pairs = parse_qsl(raw_body().decode(), errors="strict", max_num_fields=_MOST_FIELDS)
     except ValueError:
         raise BadRequest("body: not a form") from None
     try:
-        return msgspec.convert(given, kind, strict=False)
+        return msgspec.convert(once_each(pairs), kind, strict=False)
     except msgspec.ValidationError as error:
         raise BadRequest(_named(error)) from None
+
+
+def once_each(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """The fields of a form. Raises BadRequest for one that is given twice: which of them would be meant?"""
+    given: dict[str, str] = {}
+    for name, value in pairs:
+        if name in given:
+            raise BadRequest(f"{name[:80]}: is given more than once")
+        given[name] = value
+    return given
 
 
 def query_of(kind: type[T]) -> T:

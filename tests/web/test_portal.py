@@ -395,6 +395,14 @@ def test_anothers_token_is_as_wrong_as_none(shop):
     assert ann.post("/portal/sign-out", token=bob.token).status_code == 403
 
 
+def test_a_field_that_a_form_has_twice_is_refused_by_its_name(shop):
+    """Which of them would be meant?"""
+    told = shop.client.post("/portal/sign-in", data={"email": [ANN, "eve@example.com"]})
+    assert told.status_code == 400
+    assert "given more than once" in told.text
+    assert shop.services.store.letterbox.waiting() == []
+
+
 def test_a_form_of_another_site_signs_nobody_in_and_sends_no_letter(shop):
     shop.sale(email=ANN)
     path = shop.link()
