@@ -28,7 +28,7 @@ blueprint = Blueprint("portal", __name__, url_prefix="/portal")
 blueprint.before_request(sessions.refuse_strangers)
 tell_errors_as_pages(blueprint)
 
-Why = Annotated[str, msgspec.Meta(pattern=r"^(keys|lic_[0-9a-f]{20})$")]
+Why = Annotated[str, msgspec.Meta(pattern=r"^(keys|lic_[0-9a-f]{20})?$")]  # an empty field of a form is none
 
 
 class EmailForm(msgspec.Struct, frozen=True, kw_only=True):
