@@ -76,6 +76,13 @@ def test_a_verdict_and_a_webhook_need_no_flask(shops, asks_of_flask):
     assert len(asks_of_flask) == 1
 
 
+def test_a_page_of_another_origin_is_left_to_flask(shops, asks_of_flask):
+    """flask-cors tells it whether it may read the answer; and without this the tests below would compare nothing."""
+    send(shops[0], VALIDATE, json.dumps({"license_key": key_of(shops[0])}).encode(), "application/json", by_flask=True)
+    send(shops[0], GUMROAD, form(sale_ping("s1", "bob@example.com")), FORM, by_flask=True)
+    assert len(asks_of_flask) == 2
+
+
 @pytest.mark.parametrize(
     "asked",
     [
